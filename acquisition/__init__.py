@@ -1,0 +1,1 @@
+"""Where images come from: folders, vendor layouts, TIFF reading, the virtual microscope."""

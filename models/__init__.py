@@ -1,0 +1,1 @@
+"""From pixels to scores: croppers, networks, scorer, passports, weights."""

@@ -1,0 +1,1 @@
+"""sesmo-live: live senescence scores from phase-contrast plate images."""

@@ -1,0 +1,40 @@
+"""The one tree of errors; every message names the thing and the remedy."""
+
+
+class SesmoError(Exception):
+    """Something the user can understand and mend; the command line prints it as one sentence."""
+
+    exit_code = 3
+    """Process exit code when this error ends a command: 3, the run could not go on."""
+
+
+class UsageError(SesmoError):
+    """Wrong usage: a bad option, an unknown plate, a folder that is not there."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """`config.toml` cannot be used as it stands."""
+
+
+class PlateMapError(UsageError):
+    """A plate map cannot be used as it stands."""
+
+
+class ImageError(SesmoError):
+    """One image cannot be scored; it is recorded as failed and the run goes on."""
+
+    exit_code = 1
+
+
+class IncompleteImageError(ImageError):
+    """The file is not all there yet; it stays pending and is looked at again."""
+
+
+class ModelError(SesmoError):
+    """A model folder cannot be trusted or used."""
+
+
+class StoreError(SesmoError):
+    """The database cannot be used."""
