@@ -1,5 +1,7 @@
 """The nouns of the service, in the order in which an image meets them."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -118,8 +120,9 @@ class ModelPassport:
     """What a model folder says of itself (`passport.json`); the weights lie beside it as `weights.safetensors`.
 
     `conversion` names the 16-to-8-bit conversion, `cropper` the cropper, `cropper_settings` its settings;
-    `weights_sha256` is checked before the weights are parsed. `demonstration` is a plain-words warning, empty for
-    a model fit for use.
+    `weights_sha256` is checked before the weights are parsed. `pixel_um` is the µm per pixel of the cells it was
+    trained on; images of another known scale are resampled to it. `demonstration` is a plain-words warning, empty
+    for a model fit for use.
     """
 
     name: str
@@ -140,5 +143,12 @@ class ModelPassport:
 
     @property
     def model_id(self) -> str:
-        """Return the short name by which score rows point here: name, version and the first 8 hex of the hash."""
-        return f"{self.name}-{self.version}-{self.weights_sha256[:8]}"
+        """Return the name by which score rows point here: name, version, and a hash of all that makes a score.
+
+        Other weights, cropper settings, conversion, calibration or threshold make another id, so scores that do
+        not belong together never share one.
+        """
+        settings = [self.weights_sha256, self.network, self.input_px, self.pixel_um, self.conversion, self.cropper]
+        settings += [dict(self.cropper_settings), dict(self.calibration), self.threshold]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return f"{self.name}-{self.version}-{digest[:8]}"

@@ -1,0 +1,237 @@
+"""The tables: what is remembered of plates, images, models and scores."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+STATES = ("pending", "scored", "refused", "failed", "skipped", "superseded")
+HISTOGRAM_BINS = 32
+"""Bins of equal width over [0, 1] in a field's score histogram."""
+
+BigKey = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER keys count up by themselves in SQLite
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC: aware in Python, naive UTC in the database."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        """Turn an aware time into naive UTC."""
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        """Turn naive UTC into an aware time."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """The declarative base; constraint names are fixed so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[int]: JSON}  # noqa: RUF012 — SQLAlchemy's own
+
+
+class Plate(Base):
+    """One run of one plate: the same name imaged again on another date is another run."""
+
+    __tablename__ = "plate"
+    __table_args__ = (UniqueConstraint("name", "run"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    run: Mapped[str] = mapped_column(String(200))
+    folder: Mapped[str] = mapped_column(Text, default="")
+    layout: Mapped[str] = mapped_column(String(40), default="")
+    wells: Mapped[int | None]
+    channel: Mapped[str | None]
+    z: Mapped[int | None]
+    choice: Mapped[str] = mapped_column(Text, default="")  # why this channel and this focal plane, in words
+    frame_interval_s: Mapped[float | None]
+    treated_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+class Compound(Base):
+    """A substance under the name it was first met by; `key` is that name case-folded."""
+
+    __tablename__ = "compound"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(300))
+    key: Mapped[str] = mapped_column(String(300), unique=True)
+
+
+class CompoundAlias(Base):
+    """Another name of a compound (a vendor's number, an InChIKey); `key` is case-folded."""
+
+    __tablename__ = "compound_alias"
+
+    key: Mapped[str] = mapped_column(String(300), primary_key=True)
+    compound_id: Mapped[int] = mapped_column(ForeignKey("compound.id"), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(300))
+
+
+class WellTreatment(Base):
+    """One compound in one well of one plate; a well may hold several, or none (a blank)."""
+
+    __tablename__ = "well_treatment"
+    __table_args__ = (UniqueConstraint("plate_id", "well", "compound_id"), Index("ix_well_treatment_c", "compound_id"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    plate_id: Mapped[int] = mapped_column(ForeignKey("plate.id"))
+    well: Mapped[str] = mapped_column(String(4))
+    compound_id: Mapped[int | None] = mapped_column(ForeignKey("compound.id"))
+    role: Mapped[str] = mapped_column(String(12))
+    dose: Mapped[float | None]
+    dose_unit: Mapped[str] = mapped_column(String(20), default="")
+    dose_um: Mapped[float | None]
+    treated_at: Mapped[datetime | None]
+
+
+class Image(Base):
+    """The ledger and the queue: one row for every page of every file that was ever seen."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        UniqueConstraint("path", "page", "generation"),
+        CheckConstraint(f"state IN {STATES}", name="state"),
+        CheckConstraint("state = 'scored' OR reason <> ''", name="reason"),
+        Index("ix_image_place", "plate_id", "well", "timepoint"),
+        Index("ix_image_file", "size", "mtime_ns"),  # finds a file again that was moved
+        # The database itself refuses to count one site of one plate twice.
+        Index(
+            "uq_image_site",
+            *("plate_id", "well", "field", "timepoint", "channel", "z"),
+            unique=True,
+            sqlite_where=text("state = 'scored'"),
+            postgresql_where=text("state = 'scored'"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    path: Mapped[str] = mapped_column(Text)
+    page: Mapped[int]
+    generation: Mapped[int] = mapped_column(default=1)
+    plate_id: Mapped[int | None] = mapped_column(ForeignKey("plate.id"))
+    well: Mapped[str | None] = mapped_column(String(4))
+    field: Mapped[int | None]
+    timepoint: Mapped[int | None] = mapped_column(BigInteger)
+    channel: Mapped[str] = mapped_column(String(100), default="")
+    z: Mapped[int] = mapped_column(default=0)
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    acquired_at: Mapped[datetime | None]
+    acquired_from: Mapped[str] = mapped_column(String(20), default="file")
+    pixel_um: Mapped[float | None]
+    stage_x_um: Mapped[float | None]
+    stage_y_um: Mapped[float | None]
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the decoded pixels
+    state: Mapped[str] = mapped_column(String(10))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime | None]
+    leased_by: Mapped[str | None] = mapped_column(String(100))
+    leased_until: Mapped[datetime | None]
+    seen_at: Mapped[datetime]
+    done_at: Mapped[datetime | None]
+
+
+class Model(Base):
+    """A model that has scored something, with its whole passport."""
+
+    __tablename__ = "model"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[str] = mapped_column(String(200), unique=True)
+    demonstration: Mapped[str] = mapped_column(Text, default="")
+    passport: Mapped[dict[str, Any]]
+    added_at: Mapped[datetime]
+
+
+class FieldScore(Base):
+    """The scores of one image under one model, summed up; `n_over` counts cells above the model's threshold."""
+
+    __tablename__ = "field_score"
+
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), primary_key=True)
+    n: Mapped[int]
+    sum: Mapped[float]
+    sum_sq: Mapped[float]
+    n_over: Mapped[int]
+    histogram: Mapped[list[int]]
+    quality: Mapped[dict[str, Any]]
+    scored_at: Mapped[datetime]
+
+
+class Cell(Base):
+    """One cell of one image under one model; x and y in image pixels."""
+
+    __tablename__ = "cell"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), primary_key=True)
+    idx: Mapped[int] = mapped_column(primary_key=True)
+    x: Mapped[float]
+    y: Mapped[float]
+    score: Mapped[float]
+
+
+class Incident(Base):
+    """Something the user should know of: a stall, a share gone, too many failures."""
+
+    __tablename__ = "incident"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    plate_id: Mapped[int | None] = mapped_column(ForeignKey("plate.id"))
+    kind: Mapped[str] = mapped_column(String(40))
+    message: Mapped[str] = mapped_column(Text)
+    details: Mapped[dict[str, Any]]
+    opened_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+    acknowledged_at: Mapped[datetime | None]
+
+
+# Sums over the fields of a well, enough for mean and interval without touching the cells:
+# n and s are a field's cells and their summed scores.
+WELL_SCORE_VIEW = """
+CREATE VIEW well_score AS
+SELECT i.plate_id, i.well, i.timepoint, f.model_id,
+       COUNT(*) AS n_images, SUM(f.n) AS n_cells,
+       SUM(f.sum) AS score_sum, SUM(f.sum_sq) AS score_sum_sq, SUM(f.n_over) AS n_over,
+       SUM(CASE WHEN f.n > 0 THEN 1 ELSE 0 END) AS n_fields,
+       SUM(f.sum * f.sum) AS field_ss, SUM(f.sum * f.n) AS field_sn, SUM(1.0 * f.n * f.n) AS field_nn,
+       MIN(i.acquired_at) AS acquired_at,
+       SUM(CASE WHEN i.acquired_from = 'file' THEN 1 ELSE 0 END) AS n_file_times
+FROM image AS i JOIN field_score AS f ON f.image_id = i.id
+WHERE i.state = 'scored'
+GROUP BY i.plate_id, i.well, i.timepoint, f.model_id
+"""

@@ -1,0 +1,65 @@
+"""Writing scores: the cells, their sums per field, and the model that made them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, insert, select
+
+from db.engine import utc_now
+from db.schema import HISTOGRAM_BINS, Cell, FieldScore, Model
+from sesmo_live.records import CellScores, ModelPassport
+
+
+def ensure_model(connection: Connection, passport: ModelPassport) -> int:
+    """Return the database key of a model, remembering its passport the first time."""
+    key = connection.execute(select(Model.id).where(Model.model_id == passport.model_id)).scalar()
+    if key is not None:
+        return key
+    values = {
+        "model_id": passport.model_id,
+        "demonstration": passport.demonstration,
+        "passport": asdict(passport),
+        "added_at": utc_now(),
+    }
+    return connection.execute(insert(Model).values(values).returning(Model.id)).scalar_one()
+
+
+def save_scores(
+    connection: Connection,
+    image_id: int,
+    model_key: int,
+    scores: CellScores,
+    threshold: float,
+    quality: Mapping[str, Any],
+) -> None:
+    """Write one field's cells and their sums; cells whose score is at least `threshold` count as senescent.
+
+    The unique keys refuse a second writing of the same image under the same model.
+    """
+    values = scores.values.astype(np.float64)
+    histogram, _ = np.histogram(values, bins=HISTOGRAM_BINS, range=(0.0, 1.0))
+    connection.execute(
+        insert(FieldScore),
+        {
+            "image_id": image_id,
+            "model_id": model_key,
+            "n": len(values),
+            "sum": float(values.sum()),
+            "sum_sq": float((values**2).sum()),
+            "n_over": int((values >= threshold).sum()),
+            "histogram": histogram.tolist(),
+            "quality": dict(quality),
+            "scored_at": utc_now(),
+        },
+    )
+    if len(values):
+        rows = zip(range(len(values)), scores.centres.tolist(), values.tolist(), strict=True)
+        connection.execute(
+            insert(Cell),
+            [
+                {"image_id": image_id, "model_id": model_key, "idx": idx, "x": x, "y": y, "score": score}
+                for idx, (x, y), score in rows
+            ],
+        )

@@ -1,0 +1,162 @@
+"""The way of one image: read and crop on a few threads, score on one, deliver the outcome.
+
+    submit(job) ─► reader threads: prepare ─► bounded queue ─► scoring thread: micro-batch, score ─► deliver(outcome)
+
+Nothing here knows files, models or databases: a recipe brings the two functions that do.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import Empty, Queue
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sesmo_live.errors import ImageError, SesmoError
+from sesmo_live.records import CellCrops, CellScores, ImageFile
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A field that was read and cropped; `sha256` is of its decoded pixels, `quality` what was measured on it."""
+
+    cells: CellCrops
+    sha256: str
+    pixel_um: float | None = None
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the images of one watched folder become scores.
+
+    `prepare` runs on a reader thread and raises ImageError for an image that cannot be scored. `score` maps uint8
+    N×H×W crops to float32 N scores; it runs on the scoring thread only, which therefore owns the model.
+    """
+
+    model_id: str
+    prepare: Callable[[ImageFile], Prepared]
+    score: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image to be scored; `image_id` is its row in the ledger."""
+
+    image_id: int
+    file: ImageFile
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job: its prepared field and scores, or the error that stopped it."""
+
+    job: Job
+    prepared: Prepared | None = None
+    scores: CellScores | None = None
+    error: SesmoError | OSError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """The model itself failed: no image is to blame, and the run cannot go on."""
+
+    error: Exception
+
+
+class Pipeline:
+    """Reader threads and one scoring thread; `deliver` gets every outcome, on one of these threads."""
+
+    def __init__(
+        self,
+        deliver: Callable[[Outcome | Halt], None],
+        *,
+        readers: int = 2,
+        batch_cells: int = 1024,
+        max_wait_s: float = 0.01,
+        queue_fields: int = 8,
+    ) -> None:
+        self._deliver = deliver
+        self._batch_cells = batch_cells
+        self._max_wait_s = max_wait_s
+        self._readers = ThreadPoolExecutor(readers, "reader")
+        self._fields: Queue[tuple[Job, Prepared] | None] = Queue(queue_fields)
+        self._scorer = threading.Thread(target=self._score_fields, name="scorer", daemon=True)
+        self._scorer.start()
+
+    def submit(self, job: Job) -> None:
+        """Queue one image."""
+        self._readers.submit(self._prepare, job)
+
+    def call(self, task: Callable[[], None]) -> None:
+        """Run `task` on a reader thread; it must not raise."""
+        self._readers.submit(task)
+
+    def close(self, *, drop_waiting: bool = True) -> None:
+        """Finish what is under way and stop; images not yet begun are dropped unless told otherwise."""
+        self._readers.shutdown(cancel_futures=drop_waiting)
+        self._fields.put(None)
+        self._scorer.join()
+
+    def _prepare(self, job: Job) -> None:
+        try:
+            self._fields.put((job, job.recipe.prepare(job.file)))
+        except (ImageError, OSError) as error:
+            self._deliver(Outcome(job, error=error))
+        except MemoryError:
+            text = f"{job.file.path} does not fit into memory; export it in smaller images"
+            self._deliver(Outcome(job, error=ImageError(text)))
+        except Exception as error:  # noqa: BLE001 — a worker's top: one image's surprise must not end the night
+            text = f"{job.file.path} could not be read: {type(error).__name__}: {error}; please report this"
+            self._deliver(Outcome(job, error=ImageError(text)))
+
+    def _score_fields(self) -> None:
+        """Score micro-batches until the end mark; after a model's failure only empty the queue."""
+        broken = False
+        while batch := self._next_batch():
+            if broken:
+                continue
+            try:
+                for outcome in _score_batch(batch):
+                    self._deliver(outcome)
+            except Exception as error:  # noqa: BLE001 — the worker's top: the service must hear of it and stop
+                broken = True
+                self._deliver(Halt(error))
+
+    def _next_batch(self) -> list[tuple[Job, Prepared]]:
+        """Wait for a field, then for as many more as fit and come soon; empty at the end mark."""
+        first = self._fields.get()
+        if first is None:
+            return []
+        batch = [first]
+        cells = len(first[1].cells.pixels)
+        deadline = time.monotonic() + self._max_wait_s
+        while cells < self._batch_cells:
+            try:
+                item = self._fields.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                break
+            if item is None:
+                self._fields.put(None)  # the end mark must be met again, after this batch
+                break
+            batch.append(item)
+            cells += len(item[1].cells.pixels)
+        return batch
+
+
+def _score_batch(batch: list[tuple[Job, Prepared]]) -> list[Outcome]:
+    """Score the fields of a batch together, model by model, and part the scores again."""
+    outcomes = []
+    for model_id in dict.fromkeys(job.recipe.model_id for job, _ in batch):
+        fields = [item for item in batch if item[0].recipe.model_id == model_id]
+        values = fields[0][0].recipe.score(np.concatenate([prepared.cells.pixels for _, prepared in fields]))
+        ends = np.cumsum([len(prepared.cells.pixels) for _, prepared in fields])
+        for (job, prepared), part in zip(fields, np.split(values, ends[:-1]), strict=True):
+            scores = CellScores(job.file, part, prepared.cells.centres, model_id)
+            outcomes.append(Outcome(job, prepared, scores))
+    return outcomes

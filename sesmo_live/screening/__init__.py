@@ -1,0 +1,1 @@
+"""Well statistics: pure functions on numbers and arrays."""
