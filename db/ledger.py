@@ -112,4 +112,4 @@ def image_counts(connection: Connection, plate_id: int | None = None) -> dict[st
     statement = select(Image.state, func.count()).group_by(Image.state)
     if plate_id is not None:
         statement = statement.where(Image.plate_id == plate_id)
-    return dict(connection.execute(statement).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(statement)}

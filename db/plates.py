@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from db.engine import utc_now
-from db.schema import Compound, CompoundAlias, Image, Plate, WellTreatment
+from db.schema import Compound, CompoundAlias, Plate, WellTreatment
 from sesmo_live.records import Treatment
 
 
@@ -26,7 +26,7 @@ def find_or_add_plate(connection: Connection, name: str, run: str, folder: str, 
         change = {"run": run, "folder": folder, **values}
         connection.execute(update(Plate).where(Plate.id == empty[0].id).values(change))
         return int(empty[0].id)
-    row = {"name": name, "run": run, "folder": folder, "created_at": utc_now(), **values}
+    row = {"name": name, "run": run, "folder": folder, "created_at": utc_now(), "channels": {}, "planes": [], **values}
     key = connection.execute(insert(Plate).values(row).returning(Plate.id)).scalar_one()
     if same_name:
         _copy_treatments(connection, same_name[-1].id, key)
@@ -56,7 +56,7 @@ def import_treatments(
     """
     runs = connection.execute(select(Plate.id, Plate.run).where(Plate.name == name)).all()
     if not runs:
-        values = {"name": name, "run": "", "created_at": utc_now()}
+        values = {"name": name, "run": "", "created_at": utc_now(), "channels": {}, "planes": []}
         key = connection.execute(insert(Plate).values(values).returning(Plate.id)).scalar_one()
         runs = connection.execute(select(Plate.id, Plate.run).where(Plate.id == key)).all()
     wells = [(item, _ensure_compound(connection, item)) for item in treatments]
@@ -99,21 +99,27 @@ def _ensure_compound(connection: Connection, treatment: Treatment) -> int | None
     return found
 
 
-def plate_choices(connection: Connection, plate_id: int) -> tuple[set[str], set[int]]:
-    """Return the channels and focal planes that images of a plate were seen in."""
-    where = (Image.plate_id == plate_id, Image.well.is_not(None), Image.state != "superseded")
-    channels = connection.execute(select(Image.channel).where(*where).distinct()).scalars()
-    planes = connection.execute(select(Image.z).where(*where).distinct()).scalars()
-    return set(channels), set(planes)
+def choice_of(connection: Connection, plate_id: int) -> tuple[str | None, int | None, str, dict[str, str], list[int]]:
+    """Return (channel, focal plane, why, labels by channel, focal planes met) of a plate."""
+    columns = (Plate.channel, Plate.z, Plate.choice, Plate.channels, Plate.planes)
+    row = connection.execute(select(*columns).where(Plate.id == plate_id)).one()
+    return row.channel, row.z, row.choice, dict(row.channels), list(row.planes)
 
 
-def set_choice(connection: Connection, plate_id: int, channel: str, z: int, why: str) -> None:
-    """Record which channel and focal plane of a plate are scored, and why."""
-    connection.execute(update(Plate).where(Plate.id == plate_id).values(channel=channel, z=z, choice=why))
+def set_choice(
+    connection: Connection,
+    plate_id: int,
+    channel: str | None,
+    z: int | None,
+    why: str,
+    channels: dict[str, str],
+    planes: list[int],
+) -> None:
+    """Record which channel and focal plane of a plate are scored, why, and out of which."""
+    values = {"channel": channel, "z": z, "choice": why, "channels": channels, "planes": planes}
+    connection.execute(update(Plate).where(Plate.id == plate_id).values(values))
 
 
-def plate_span(connection: Connection, plate_id: int) -> tuple[datetime | None, datetime | None]:
-    """Return when the first and the last image of a plate were taken."""
-    statement = select(func.min(Image.acquired_at), func.max(Image.acquired_at)).where(Image.plate_id == plate_id)
-    first, last = connection.execute(statement).one()
-    return first, last
+def set_treated_at(connection: Connection, plate_id: int, treated_at: datetime) -> None:
+    """Record when a plate was treated."""
+    connection.execute(update(Plate).where(Plate.id == plate_id).values(treated_at=treated_at))

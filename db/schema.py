@@ -73,6 +73,8 @@ class Plate(Base):
     channel: Mapped[str | None]
     z: Mapped[int | None]
     choice: Mapped[str] = mapped_column(Text, default="")  # why this channel and this focal plane, in words
+    channels: Mapped[dict[str, Any]]  # channel: its human label, of all that were met
+    planes: Mapped[list[int]]  # focal planes that were met
     frame_interval_s: Mapped[float | None]
     treated_at: Mapped[datetime | None]
     created_at: Mapped[datetime]

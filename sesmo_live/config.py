@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sesmo_live.errors import ConfigError
 from sesmo_live.wells import PLATE_SHAPES
@@ -73,6 +73,12 @@ class Watch(_Section):
             raise ValueError(f"plates have {', '.join(map(str, PLATE_SHAPES))} wells")
         return value
 
+    @model_validator(mode="after")
+    def _place_in_time(self) -> "Watch":
+        if self.treated_at is None or self.treated_at.tzinfo is not None:
+            return self
+        return self.model_copy(update={"treated_at": in_zone(self.treated_at, self.timezone)})
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -97,6 +103,14 @@ def zone(name: str) -> tzinfo | None:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise ValueError(f"{name!r} is no time zone; write one such as Europe/Berlin or UTC") from error
+
+
+def in_zone(moment: datetime, name: str) -> datetime:
+    """Return `moment` with a zone: its own, else the named one, else this computer's."""
+    if moment.tzinfo is not None:
+        return moment
+    local = zone(name)
+    return moment.replace(tzinfo=local) if local else moment.astimezone()
 
 
 def load_settings(path: Path | None) -> Settings:

@@ -26,7 +26,6 @@ class Prepared:
 
     cells: CellCrops
     sha256: str
-    pixel_um: float | None = None
     quality: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -84,21 +83,24 @@ class Pipeline:
         self._deliver = deliver
         self._batch_cells = batch_cells
         self._max_wait_s = max_wait_s
+        self._closing = False
         self._readers = ThreadPoolExecutor(readers, "reader")
         self._fields: Queue[tuple[Job, Prepared] | None] = Queue(queue_fields)
         self._scorer = threading.Thread(target=self._score_fields, name="scorer", daemon=True)
         self._scorer.start()
 
     def submit(self, job: Job) -> None:
-        """Queue one image."""
-        self._readers.submit(self._prepare, job)
+        """Queue one image; one that comes after `close` began is dropped, as it would be if it waited."""
+        self.call(lambda: self._prepare(job))
 
     def call(self, task: Callable[[], None]) -> None:
         """Run `task` on a reader thread; it must not raise."""
-        self._readers.submit(task)
+        if not self._closing:
+            self._readers.submit(task)
 
     def close(self, *, drop_waiting: bool = True) -> None:
         """Finish what is under way and stop; images not yet begun are dropped unless told otherwise."""
+        self._closing = True
         self._readers.shutdown(cancel_futures=drop_waiting)
         self._fields.put(None)
         self._scorer.join()
@@ -154,7 +156,9 @@ def _score_batch(batch: list[tuple[Job, Prepared]]) -> list[Outcome]:
     outcomes = []
     for model_id in dict.fromkeys(job.recipe.model_id for job, _ in batch):
         fields = [item for item in batch if item[0].recipe.model_id == model_id]
-        values = fields[0][0].recipe.score(np.concatenate([prepared.cells.pixels for _, prepared in fields]))
+        cells = np.concatenate([prepared.cells.pixels for _, prepared in fields])
+        # Empty fields do not touch the model: a folder without cells needs no network.
+        values = fields[0][0].recipe.score(cells) if len(cells) else np.empty(0, np.float32)
         ends = np.cumsum([len(prepared.cells.pixels) for _, prepared in fields])
         for (job, prepared), part in zip(fields, np.split(values, ends[:-1]), strict=True):
             scores = CellScores(job.file, part, prepared.cells.centres, model_id)

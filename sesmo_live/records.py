@@ -40,7 +40,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One page of one file in a watched folder; `acquired_at` is in UTC."""
+    """One page of one file in a watched folder; `acquired_at` is in UTC, `pixel_um` µm per pixel (None if unknown)."""
 
     path: Path
     page: int
@@ -48,15 +48,15 @@ class ImageFile:
     size: int
     mtime_ns: int
     acquired_at: datetime | None = None
+    pixel_um: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FieldImage:
-    """The pixels of one field of view, with `pixel_um` the µm per pixel in the sample (None if unknown)."""
+    """The pixels of one field of view."""
 
     file: ImageFile
     pixels: Pixels
-    pixel_um: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,32 @@
-"""What every test shares: where the real images lie."""
+"""What every test shares: where the real images lie, a model without a network, images of blobs."""
 
+import os
+from collections.abc import Generator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from sesmo_live import service
+from sesmo_live.config import Settings, settings_from
+from tests.stub import lazy_stub, write_stub_model
+
+MUST_RUN = ("realdata", "microscope", "browser", "postgres", "slow")
+"""Markers whose tests skip on a user's machine for want of something, and never in CI."""
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn the skip of a test that CI must run into a failure."""
+    report = yield
+    if os.environ.get("CI") and report.skipped and any(item.get_closest_marker(name) for name in MUST_RUN):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} must run in CI and was skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +35,43 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"needs the shared data folder {SHARED}; it lies beside the checkout in CI")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def stub_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model without a network."""
+    return write_stub_model(tmp_path_factory.mktemp("model") / "stub")
+
+
+@pytest.fixture
+def stub_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the service score with the stub, so that a test does not wait for TensorFlow."""
+    monkeypatch.setattr(service, "lazy_scorer", lazy_stub)
+
+
+def blobs(seed: int, size: int = 256, n: int = 12) -> NDArray[np.uint8]:
+    """Return an image of dark spots on a noisy ground, in which the cropper finds cells."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(170, 4, (size, size))
+    y, x = np.mgrid[:size, :size]
+    for cx, cy in rng.uniform(30, size - 30, (n, 2)):
+        image -= rng.uniform(60, 120) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 100)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def write_image(path: Path, seed: int = 1, **options: object) -> Path:
+    """Write an image of blobs as TIFF."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, blobs(seed), **options)  # type: ignore[arg-type]
+    return path
+
+
+def settings(folder: Path, db: Path, scorer: Path, **watch: object) -> Settings:
+    """Return settings that watch one folder, quickly."""
+    data = {
+        "database": {"url": str(db)},
+        "scoring": {"model": str(scorer)},
+        "watching": {"settle_s": 0.3, "scan_interval_s": 0.2},
+        "watch": [{"folder": folder, **watch}],
+    }
+    return settings_from(data, "test")

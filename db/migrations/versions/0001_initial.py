@@ -43,6 +43,8 @@ def upgrade() -> None:
         sa.Column("channel", sa.String(), nullable=True),
         sa.Column("z", sa.Integer(), nullable=True),
         sa.Column("choice", sa.Text(), nullable=False),
+        sa.Column("channels", sa.JSON(), nullable=False),
+        sa.Column("planes", sa.JSON(), nullable=False),
         sa.Column("frame_interval_s", sa.Double(), nullable=True),
         sa.Column("treated_at", UtcDateTime(), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),

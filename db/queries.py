@@ -1,0 +1,152 @@
+"""Reading: rows for plates, time courses, compounds. Numbers are derived from the sums of `well_score`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Integer, RowMapping, column, func, or_, select, table
+
+from db.schema import Compound, CompoundAlias, FieldScore, Image, Model, Plate, UtcDateTime, WellTreatment
+
+WELL_SCORE = table(
+    "well_score",
+    *(column(name, Integer) for name in ("plate_id", "timepoint", "model_id", "n_images", "n_cells", "n_fields")),
+    *(column(name) for name in ("well", "score_sum", "score_sum_sq", "n_over", "field_ss", "field_sn", "field_nn")),
+    column("acquired_at", UtcDateTime()),
+    column("n_file_times", Integer),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlateRow:
+    """One run of a plate; `first_at` and `first_timepoint` are of its first scored image."""
+
+    plate_id: int
+    name: str
+    run: str
+    wells: int | None
+    frame_interval_s: float | None
+    treated_at: datetime | None
+    choice: str
+    first_at: datetime | None
+    first_timepoint: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TreatmentRow:
+    """One compound (or none) in one well."""
+
+    plate_id: int
+    well: str
+    compound: str
+    role: str
+    dose: float | None
+    dose_unit: str
+    dose_um: float | None
+    treated_at: datetime | None
+
+
+def plate_runs(connection: Connection, name: str | None = None) -> list[PlateRow]:
+    """Return the runs of the plates of that name (in any case) or of all plates, oldest first."""
+    first = (
+        select(Image.plate_id, func.min(Image.acquired_at).label("at"), func.min(Image.timepoint).label("timepoint"))
+        .where(Image.state == "scored")
+        .group_by(Image.plate_id)
+        .subquery()
+    )
+    statement = select(
+        Plate.id, Plate.name, Plate.run, Plate.wells, Plate.frame_interval_s, Plate.treated_at, Plate.choice,
+        func.coalesce(first.c.at, None, type_=UtcDateTime()), first.c.timepoint,
+    ).outerjoin(first, first.c.plate_id == Plate.id)  # fmt: skip
+    if name is not None:
+        statement = statement.where(func.lower(Plate.name) == name.lower())
+    return [PlateRow(*row) for row in connection.execute(statement.order_by(Plate.id))]
+
+
+def plate_models(connection: Connection, plate_id: int) -> list[tuple[int, str, str]]:
+    """Return (key, model id, demonstration warning) of the models that scored a plate, the latest last."""
+    statement = (
+        select(Model.id, Model.model_id, Model.demonstration)
+        .join(FieldScore, FieldScore.model_id == Model.id)
+        .join(Image, Image.id == FieldScore.image_id)
+        .where(Image.plate_id == plate_id, Image.state == "scored")
+        .group_by(Model.id)
+        .order_by(func.max(FieldScore.scored_at), Model.id)
+    )
+    return [(row[0], row[1], row[2]) for row in connection.execute(statement)]
+
+
+def well_scores(
+    connection: Connection, plate_id: int, model_key: int, wells: Sequence[str] | None = None
+) -> list[RowMapping]:
+    """Return the sums of every well and time point of a plate under one model, in order."""
+    statement = select(WELL_SCORE).where(WELL_SCORE.c.plate_id == plate_id, WELL_SCORE.c.model_id == model_key)
+    if wells is not None:
+        statement = statement.where(WELL_SCORE.c.well.in_(wells))
+    statement = statement.order_by(WELL_SCORE.c.well, WELL_SCORE.c.timepoint)
+    return list(connection.execute(statement).mappings())
+
+
+def treatments(connection: Connection, plate_id: int) -> list[TreatmentRow]:
+    """Return what is in the wells of a plate."""
+    return _treatments(connection, WellTreatment.plate_id == plate_id)
+
+
+def treatments_of(connection: Connection, compound_ids: Sequence[int]) -> list[TreatmentRow]:
+    """Return every well that holds one of these compounds."""
+    return _treatments(connection, WellTreatment.compound_id.in_(compound_ids))
+
+
+def _treatments(connection: Connection, where: Any) -> list[TreatmentRow]:
+    statement = (
+        select(
+            WellTreatment.plate_id,
+            WellTreatment.well,
+            func.coalesce(Compound.name, ""),
+            WellTreatment.role,
+            WellTreatment.dose,
+            WellTreatment.dose_unit,
+            WellTreatment.dose_um,
+            WellTreatment.treated_at,
+        )
+        .outerjoin(Compound, Compound.id == WellTreatment.compound_id)
+        .where(where)
+        .order_by(WellTreatment.plate_id, WellTreatment.well, WellTreatment.id)
+    )
+    return [TreatmentRow(*row) for row in connection.execute(statement)]
+
+
+def find_compounds(connection: Connection, name: str) -> list[tuple[int, str]]:
+    """Return (key, name) of the compounds of that name or alias, in any case."""
+    key = name.strip().casefold()
+    aliased = select(CompoundAlias.compound_id).where(CompoundAlias.key == key)
+    statement = select(Compound.id, Compound.name).where(or_(Compound.key == key, Compound.id.in_(aliased)))
+    return [(row[0], row[1]) for row in connection.execute(statement.order_by(Compound.name))]
+
+
+def compound_names(connection: Connection) -> list[str]:
+    """Return all compound names, for suggestions."""
+    return list(connection.execute(select(Compound.name).order_by(Compound.name)).scalars())
+
+
+def imaged_wells(connection: Connection, plate_id: int) -> list[str]:
+    """Return the wells of a plate that any image was seen of, whatever became of it."""
+    statement = select(Image.well).where(Image.plate_id == plate_id, Image.well.is_not(None)).distinct()
+    return [well for well in connection.execute(statement.order_by(Image.well)).scalars() if well]
+
+
+def hours_since(
+    plate: PlateRow, treated_at: datetime | None, timepoint: int, acquired_at: datetime | None, by_file_time: bool
+) -> tuple[datetime | None, float | None]:
+    """Return (when, hours since treatment or since the plate's first image) of a time point.
+
+    Where the files carry no time (`by_file_time`) and the plate has a frame interval, the time point's number
+    counts instead.
+    """
+    if by_file_time and plate.frame_interval_s is not None and plate.first_timepoint is not None and plate.first_at:
+        acquired_at = plate.first_at + timedelta(seconds=plate.frame_interval_s * (timepoint - plate.first_timepoint))
+    origin = treated_at or plate.treated_at or plate.first_at
+    if acquired_at is None or origin is None:
+        return acquired_at, None
+    return acquired_at, (acquired_at - origin).total_seconds() / 3600

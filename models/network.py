@@ -1,0 +1,119 @@
+"""Networks by name: the architectures live here, a model folder carries only numbers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.backend import start_keras
+from sesmo_live.errors import ModelError
+
+Weights = Mapping[str, NDArray[Any]]
+"""Arrays by `layer/variable`, such as `conv1/kernel`."""
+
+
+class Network(NamedTuple):
+    """One architecture: how to build it for training, and how to build it with weights for scoring."""
+
+    build: Callable[[int], Any]
+    build_scoring: Callable[[int, Weights], Any]
+
+
+def build_network(name: str, input_px: int = 50) -> Any:
+    """Return a fresh `keras.Model` for training: grey crops N×H×W×1 of values 0 to 255 in, softmax N×2 out.
+
+    Output 1 is P(senescent). Raises ModelError for an unknown network or an input too small for it.
+    """
+    return _network(name).build(input_px)
+
+
+def build_scoring_network(name: str, input_px: int, weights: Weights) -> Any:
+    """Return a `keras.Model` that carries `weights`: grey crops N×H×W×1 of values 0 to 255 in, logits N×2 out.
+
+    What can be folded into the weights is folded, which changes scores by about 1e-7. Raises ModelError for an
+    unknown network and where the weights do not fit it.
+    """
+    network = _network(name)
+    set_weights(network.build(input_px), weights)
+    return network.build_scoring(input_px, weights)
+
+
+def get_weights(model: Any) -> dict[str, NDArray[np.float32]]:
+    """Return all weights of `model` as float32 by `layer/variable`."""
+    return {path: np.asarray(variable).astype(np.float32) for path, variable in _variables(model).items()}
+
+
+def set_weights(model: Any, weights: Weights) -> None:
+    """Put `weights` into `model`; raise ModelError unless each is there in its shape and none is left over."""
+    variables = _variables(model)
+    if odd := sorted(variables.keys() ^ weights.keys()):
+        fault = "is missing" if odd[0] in variables else "belongs to another network"
+        raise ModelError(f"the weights do not fit network {model.name}: {odd[0]} {fault}; install the model anew")
+    for path, variable in variables.items():
+        if tuple(variable.shape) != weights[path].shape:
+            raise ModelError(
+                f"the weights do not fit network {model.name}: {path} has shape {weights[path].shape}, "
+                f"not {tuple(variable.shape)}; use the input size that the model was trained with"
+            )
+        variable.assign(np.asarray(weights[path], np.float32))
+
+
+def _network(name: str) -> Network:
+    if name not in NETWORKS:
+        raise ModelError(f"network {name!r} is unknown to this version; it knows {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def _variables(model: Any) -> dict[str, Any]:
+    return {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.weights}
+
+
+def _deep_sesmo(input_px: int) -> Any:
+    """Build the original study's network; its three channels all see the scaled grey value (x/255 − 0.5)·2."""
+    layers = start_keras().layers
+    grey = layers.Input((input_px, input_px, 1))
+    scaled = layers.Rescaling(2 / 255, -1, name="scale")(grey)
+    return _deep_sesmo_body(grey, layers.Concatenate(name="channels")([scaled] * 3), "softmax")
+
+
+def _deep_sesmo_scoring(input_px: int, weights: Weights) -> Any:
+    """Build the same with channels and scaling folded into `conv1`, which is exact as it has no padding."""
+    kernel = weights["conv1/kernel"].astype(np.float64)
+    folded = {
+        "conv1/kernel": kernel.sum(axis=2, keepdims=True) * 2 / 255,
+        "conv1/bias": weights["conv1/bias"] - kernel.sum(axis=(0, 1, 2)),
+    }
+    grey = start_keras().layers.Input((input_px, input_px, 1))
+    model = _deep_sesmo_body(grey, grey, None)
+    set_weights(model, {**weights, **folded})
+    return model
+
+
+def _deep_sesmo_body(grey: Any, tensor: Any, activation: str | None) -> Any:
+    keras = start_keras()
+    layers = keras.layers
+    if grey.shape[1] < _DEEP_SESMO_MIN_PX:
+        raise ModelError(f"network deep-sesmo needs crops of at least {_DEEP_SESMO_MIN_PX} px; raise input_px")
+    for layer in (
+        layers.Conv2D(32, 3, activation="relu", name="conv1"),
+        layers.Conv2D(32, 3, activation="relu", name="conv2"),
+        layers.MaxPooling2D(2, name="pool1"),
+        layers.Dropout(0.5, name="dropout1"),
+        layers.Conv2D(64, 3, activation="relu", name="conv3"),
+        layers.Conv2D(128, 3, activation="relu", name="conv4"),
+        layers.MaxPooling2D(2, name="pool2"),
+        layers.Dropout(0.5, name="dropout2"),
+        layers.Flatten(name="flatten"),
+        layers.Dense(256, activation="relu", name="dense1"),
+        layers.Dropout(0.5, name="dropout3"),
+        layers.Dense(2, activation=activation, name="dense2"),
+    ):
+        tensor = layer(tensor)
+    return keras.Model(grey, tensor, name="deep-sesmo")
+
+
+_DEEP_SESMO_MIN_PX = 16
+
+NETWORKS: dict[str, Network] = {"deep-sesmo": Network(_deep_sesmo, _deep_sesmo_scoring)}
+"""Networks by the name that passports use. Weights are Glorot-uniform at first, biases zero (Keras' default)."""

@@ -1,0 +1,79 @@
+"""The scorer: a model folder and crops in, P(senescent) out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.backend import start_keras, without_chatter
+from models.network import Weights, build_scoring_network
+from models.passport import read_passport, read_weights
+from sesmo_live.errors import ImageError
+
+ScoreChunk = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Takes uint8 crops N×H×W of one chunk and returns P(senescent), float32 N."""
+
+_BATCH_STEP = 8
+"""Batches are filled up to a multiple of this: CPU kernels round the odd rest of a batch differently (by 1e-7)."""
+
+
+class Scorer:
+    """Scores crops with one model; one thread owns it. Loading takes seconds, as TensorFlow starts."""
+
+    def __init__(self, folder: Path, *, chunk: int = 128, threads: int | None = None) -> None:
+        """Load the model in `folder`, to score `chunk` cells at a time (64 to 128 are fastest) on `threads` cores.
+
+        Raises ModelError where the folder cannot be trusted or its weights do not fit its network.
+        """
+        self.passport = read_passport(folder)
+        weights = read_weights(folder, self.passport)
+        start_keras(threads)
+        temperature = float(self.passport.calibration.get("temperature", 1.0))
+        self._chunk = chunk
+        self._score_chunk = compile_network(self.passport.network, self.passport.input_px, weights, temperature)
+
+    def score(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return P(senescent) of each crop, float32 N, with the passport's calibration applied.
+
+        `crops` is uint8 N×H×W of the model's input size. A score does not depend on the cells beside it. Raises
+        ImageError for crops of another kind.
+        """
+        size = self.passport.input_px
+        if crops.dtype != np.uint8 or crops.ndim != 3 or crops.shape[1:] != (size, size):
+            raise ImageError(
+                f"crops of {crops.dtype} with shape {crops.shape} cannot be scored by model {self.passport.name}; "
+                f"give uint8 N×{size}×{size}"
+            )
+        return score_in_chunks(self._score_chunk, crops, self._chunk)
+
+
+def score_in_chunks(score_chunk: ScoreChunk, crops: NDArray[np.uint8], chunk: int) -> NDArray[np.float32]:
+    """Return the scores of all crops, computed `chunk` at a time."""
+    scores = np.empty(len(crops), np.float32)
+    for start in range(0, len(crops), chunk):
+        scores[start : start + chunk] = score_chunk(crops[start : start + chunk])
+    return scores
+
+
+def compile_network(name: str, input_px: int, weights: Weights, temperature: float = 1.0) -> ScoreChunk:
+    """Return a function, traced once for any number of crops, that scores with `weights`.
+
+    The softmax of the logits divided by `temperature` is the calibrated probability (Guo et al., ICML 2017).
+    """
+    model = build_scoring_network(name, input_px, weights)
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((None, input_px, input_px), tf.uint8)], autograph=False)  # type: ignore[untyped-decorator]
+    def score(crops: tf.Tensor) -> tf.Tensor:
+        logits = model(tf.cast(crops, tf.float32)[..., None], training=False)
+        return tf.sigmoid((logits[:, 1] - logits[:, 0]) / temperature)
+
+    def score_chunk(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        blanks = np.zeros((-len(crops) % _BATCH_STEP, input_px, input_px), np.uint8)
+        batch = np.concatenate([crops, blanks]) if len(blanks) else crops
+        return np.asarray(score(batch), np.float32)[: len(crops)]
+
+    with without_chatter():
+        score_chunk(np.zeros((1, input_px, input_px), np.uint8))
+    return score_chunk

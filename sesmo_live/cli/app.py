@@ -1,0 +1,24 @@
+"""The commands, gathered."""
+
+import typer
+
+from sesmo_live.cli import care, images, queries, service
+
+app = typer.Typer(
+    name="sesmo-live",
+    help="Live senescence scores from phase-contrast plate images, without a stain.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(service.demo)
+app.command()(service.run)
+app.command()(service.score)
+app.command()(images.crop)
+app.command()(images.simulate)
+app.command()(queries.plate)
+app.command()(queries.timecourse)
+app.command()(queries.compound)
+app.add_typer(care.platemap_app, name="platemap")
+app.add_typer(care.model_app, name="model")
+app.add_typer(care.db_app, name="db")

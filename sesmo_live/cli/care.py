@@ -1,0 +1,163 @@
+"""Plate maps, models and the database: platemap, model, db."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sesmo_live.cli.options import ConfigOption, DatabaseOption, FormatOption, WellsOption, ZoneOption, database_of
+from sesmo_live.cli.output import Format, say, show, show_json
+from sesmo_live.errors import UsageError
+
+platemap_app = typer.Typer(help="What is in the wells: compounds, doses, controls.", no_args_is_help=True)
+model_app = typer.Typer(help="Models and their passports.", no_args_is_help=True)
+db_app = typer.Typer(help="Care of the database.", no_args_is_help=True)
+
+
+def parse_moment(text: str | None, timezone: str | None) -> datetime | None:
+    """Read an ISO 8601 time; one without a zone is in `timezone`, else this computer's."""
+    from sesmo_live.config import in_zone
+
+    if text is None:
+        return None
+    try:
+        return in_zone(datetime.fromisoformat(text), timezone or "")
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no time ({error}); write it as 2026-11-20T18:00+01:00") from error
+
+
+@platemap_app.command("import")
+def import_map(
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, XLSX or Incucyte .PlateMap")],
+    plate: Annotated[str, typer.Option("--plate", help="plate name")],
+    db: DatabaseOption = None,
+    column: Annotated[list[str] | None, typer.Option("--column", help="FIELD=COLUMN, as well=Position")] = None,
+    metadata: Annotated[Path | None, typer.Option(help="table of the compounds, joined on a shared column")] = None,
+    negative: Annotated[list[str] | None, typer.Option(help="compound or well that is a negative control")] = None,
+    positive: Annotated[list[str] | None, typer.Option(help="compound or well that is a positive control")] = None,
+    treated_at: Annotated[
+        str | None, typer.Option("--treated-at", help="when the wells were treated (ISO 8601)")
+    ] = None,
+    timezone: ZoneOption = None,
+    sheet: Annotated[str | None, typer.Option(help="sheet of an XLSX file")] = None,
+    plate_wells: WellsOption = None,
+    config: ConfigOption = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """Record what is in the wells of a plate, for all its runs; a later import replaces an earlier one."""
+    from db.engine import open_engine, store_errors, upgrade
+    from db.plates import import_treatments
+    from sesmo_live.platemap import read_platemap
+
+    pairs = [item.partition("=") for item in column or []]
+    wrong = next((item for item, pair in zip(column or [], pairs, strict=True) if not pair[2]), None)
+    if wrong:
+        raise UsageError(f"--column {wrong!r} is not FIELD=COLUMN; write for example --column well=Position")
+    moment = parse_moment(treated_at, timezone)
+    found = read_platemap(
+        file,
+        columns={field: name for field, _, name in pairs} or None,
+        metadata=metadata,
+        wells=plate_wells,
+        treated_at=moment,
+        timezone=timezone,
+        sheet=sheet,
+        negative=negative or (),
+        positive=positive or (),
+    )
+    url = database_of(db, config)
+    upgrade(url)
+    with store_errors(url), open_engine(url, write=True).begin() as connection:
+        runs = import_treatments(connection, plate, found.treatments, moment)
+    say(found.notes)
+    counts = {
+        "plate": plate,
+        "runs": ", ".join(run for run in runs if run) or "(not imaged yet)",
+        "wells": len({item.well for item in found.treatments}),
+        "compounds": len({item.compound for item in found.treatments if item.compound}),
+        "negative": len({item.well for item in found.treatments if item.role == "negative"}),
+        "positive": len({item.well for item in found.treatments if item.role == "positive"}),
+        "blank": len({item.well for item in found.treatments if item.role == "blank"}),
+    }
+    if output is Format.json:
+        show_json(counts)
+    else:
+        show([counts], output)
+
+
+@model_app.command("list")
+def list_models(output: FormatOption = Format.table) -> None:
+    """List the models that can be named."""
+    from models.passport import list_models as found
+
+    rows = [
+        {
+            "name": passport.name,
+            "model": passport.model_id,
+            "network": passport.network,
+            "cropper": passport.cropper,
+            "threshold": passport.threshold,
+            "demonstration": passport.demonstration,
+            "folder": str(folder),
+        }
+        for folder, passport in found()
+    ]
+    show(rows, output, ("name", "model"))
+
+
+@model_app.command("show")
+def show_model(
+    model: Annotated[str | None, typer.Argument(help="model folder or name [the demonstration model]")] = None,
+) -> None:
+    """Print a model's passport as JSON."""
+    from dataclasses import asdict
+
+    from models.passport import find_model, read_passport
+
+    passport = read_passport(find_model(model))
+    show_json({"model_id": passport.model_id, **asdict(passport)})
+
+
+@model_app.command("import-keras")
+def import_keras(
+    architecture: Annotated[Path, typer.Argument(help="the original study's Keras JSON")],
+    weights: Annotated[Path, typer.Argument(help="its H5 weights")],
+    out: Annotated[Path, typer.Option("--out", help="model folder to write")],
+    name: Annotated[str, typer.Option(help="name of the model")] = "deep-sesmo-imported",
+    senescent_index: Annotated[int, typer.Option(help="which of the two outputs means senescent")] = 1,
+) -> None:
+    """Turn a model of the original notebooks into a passport folder."""
+    from models.keras_import import import_keras as convert
+
+    passport = convert(architecture, weights, out, name=name, senescent_index=senescent_index)
+    say([f"wrote {out}: {passport.model_id}"])
+
+
+@db_app.command("upgrade")
+def upgrade_database(db: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Bring the database to this program's schema, after a backup."""
+    from db.engine import upgrade
+
+    url = database_of(db, config)
+    copy = upgrade(url)
+    say([f"{url} is up to date" + (f"; the backup is {copy}" if copy else "")])
+
+
+@db_app.command("backup")
+def backup_database(
+    target: Annotated[Path, typer.Argument(help="file to write")],
+    db: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Copy the database to a file, also while it is in use."""
+    from db.engine import backup, database_url, sqlite_path, store_errors
+
+    url = database_of(db, config)
+    source = sqlite_path(database_url(url))
+    if source is None:
+        raise UsageError(f"{url} is not a SQLite file; use its server's own backup")
+    if target.exists():
+        raise UsageError(f"{target} exists already; name a new file")
+    with store_errors(str(target)):
+        say([f"wrote {backup(source, target)}"])

@@ -1,0 +1,104 @@
+"""The plates of one watched folder: which run a file belongs to, and which channel and plane of it are scored."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from acquisition.folder import SeenFile
+from acquisition.layouts import Named
+from db import plates as db_plates
+from sesmo_live.ingest.choice import NOT_CHOSEN, choose_channel, choose_plane
+from sesmo_live.ingest.placing import WatchPlan, file_time, plate_name, source_folder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class PlateState:
+    """One run of a plate: the channels (with labels) and focal planes met so far, and what was chosen of them."""
+
+    plate_id: int
+    name: str
+    run: str
+    labels: dict[str, str] = field(default_factory=dict)
+    planes: set[int] = field(default_factory=set)
+    channel: str | None = None
+    z: int | None = None
+    why: str = ""
+    reviewed: bool = False
+
+    def not_chosen(self, channel: str, z: int) -> str:
+        """Return why an image of this channel and focal plane is not scored, empty if it is."""
+        if channel != self.channel:
+            return f"{NOT_CHOSEN}channel {channel or 'without a name'}; this plate is scored on {self.why}"
+        if z != self.z:
+            return f"{NOT_CHOSEN}focal plane {z}; this plate is scored on {self.why}"
+        return ""
+
+
+class PlateBook:
+    """The runs of plates that lie in one watched folder."""
+
+    def __init__(self, plan: WatchPlan) -> None:
+        self._plan = plan
+        self._plates: dict[tuple[str, str], PlateState] = {}
+
+    def plate_of(self, connection: Connection, named: Named, file: SeenFile) -> PlateState:
+        """Return the run that a file belongs to: the layout's own label, else its folder's first date."""
+        name = plate_name(self._plan, named, file.path)
+        folder = source_folder(self._plan, file.path)
+        key = (name, named.run or folder)
+        if key not in self._plates:
+            day = file_time(self._plan, named, file.mtime_ns).astimezone(self._plan.zone).date().isoformat()
+            run = named.run or db_plates.run_in_folder(connection, name, folder) or day
+            options = self._plan.options
+            plate_id = db_plates.find_or_add_plate(
+                connection,
+                name,
+                run,
+                folder,
+                layout=options.layout,
+                wells=options.plate_wells,
+                frame_interval_s=options.frame_interval_s,
+            )
+            if options.treated_at is not None:
+                db_plates.set_treated_at(connection, plate_id, options.treated_at)
+            channel, z, why, channels, planes = db_plates.choice_of(connection, plate_id)
+            self._plates[key] = PlateState(plate_id, name, run, channels, set(planes), channel, z, why)
+        plate = self._plates[key]
+        if named.channel:  # known from the name, before the file is even complete
+            plate.labels[named.channel] = named.channel_name or named.channel
+        return plate
+
+    def by_id(self, plate_id: int | None) -> PlateState:
+        """Return the run of that database key."""
+        return next(plate for plate in self._plates.values() if plate.plate_id == plate_id)
+
+    def review(self, connection: Connection) -> list[PlateState]:
+        """Return the plates of earlier runs whose choice is another now, as the configuration changed."""
+        changed = []
+        for plate in self._plates.values():
+            if not plate.reviewed and plate.why and self.choose(connection, plate, ()):
+                changed.append(plate)
+            plate.reviewed = True
+        return changed
+
+    def choose(self, connection: Connection, plate: PlateState, seen: Iterable[tuple[str, str, int]]) -> bool:
+        """Note (channel, label, focal plane) of images and choose anew; say whether an earlier choice changed."""
+        before = (dict(plate.labels), set(plate.planes))
+        for channel, label, z in seen:
+            plate.labels[channel] = label
+            plate.planes.add(z)
+        channel_chosen, why = choose_channel(plate.labels, self._plan.options.channel)
+        z_chosen, why_z = choose_plane(plate.planes, self._plan.options.z)
+        first = not plate.why
+        changed = first or (channel_chosen, z_chosen) != (plate.channel, plate.z)
+        if changed:
+            plate.channel, plate.z, plate.why = channel_chosen, z_chosen, "; ".join(filter(None, (why, why_z)))
+            log.info("plate %s: scoring %s", plate.name, plate.why)
+        if changed or before != (plate.labels, plate.planes):
+            choice = (plate.channel, plate.z, plate.why)
+            db_plates.set_choice(connection, plate.plate_id, *choice, plate.labels, sorted(plate.planes))
+        return changed and not first

@@ -1,0 +1,266 @@
+"""One place for answers: what the command line, the API and the page show comes from here."""
+
+import difflib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, RowMapping
+
+from db import queries
+from db.queries import PlateRow, TreatmentRow
+from sesmo_live.errors import UsageError
+from sesmo_live.records import WellScore
+from sesmo_live.screening.intervals import FieldSums, mean_interval
+from sesmo_live.wells import parse_well
+
+Row = dict[str, Any]
+"""One line of an answer: column name to value, in the order shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Rows, and what must be said with them (which run, which model, demonstration warnings)."""
+
+    rows: list[Row]
+    notes: tuple[str, ...] = ()
+
+
+def find_plate(connection: Connection, name: str, run: str | None = None) -> tuple[PlateRow, tuple[str, ...]]:
+    """Return one run of a plate, the latest unless named; raise UsageError naming what exists."""
+    runs = queries.plate_runs(connection, name)
+    if not runs:
+        known = sorted({plate.name for plate in queries.plate_runs(connection)})
+        raise UsageError(f"there is no plate {name!r}; {_nearest(name, known, 'plates')}")
+    if run is None:
+        imaged = [plate for plate in runs if plate.first_timepoint is not None] or runs
+        others = ", ".join(plate.run for plate in runs if plate is not imaged[-1])
+        note = f"run {imaged[-1].run} of plate {runs[0].name}; its other runs: {others} (--run)" if others else ""
+        return imaged[-1], (note,) if note else ()
+    for plate in runs:
+        if plate.run == run:
+            return plate, ()
+    raise UsageError(f"plate {name} has no run {run!r}; {_nearest(run, [plate.run for plate in runs], 'runs')}")
+
+
+def _nearest(wanted: str, known: Sequence[str], what: str) -> str:
+    if not known:
+        return f"the database holds no {what} yet"
+    near = difflib.get_close_matches(wanted, known, 1, 0.5)
+    return f"did you mean {near[0]!r}?" if near else f"the {what} are {', '.join(known[:20])}"
+
+
+def pick_model(
+    connection: Connection, plate: PlateRow, wanted: str | None = None
+) -> tuple[tuple[int, str] | None, tuple[str, ...]]:
+    """Return (key, model id) of the model whose scores are shown, the latest unless named; None if nothing is scored.
+
+    Scores of different models are never mixed. `wanted` is a model id or its beginning.
+    """
+    found = queries.plate_models(connection, plate.plate_id)
+    if wanted is not None:
+        chosen = [model for model in found if model[1].startswith(wanted)]
+        if not chosen:
+            known = [model[1] for model in found]
+            raise UsageError(f"no model {wanted!r} scored plate {plate.name}; {_nearest(wanted, known, 'models')}")
+    else:
+        chosen = found
+    if not chosen:
+        return None, (f"no image of plate {plate.name} is scored yet",)
+    key, model_id, demonstration = chosen[-1]
+    notes = [f"model {model_id}: {demonstration}"] if demonstration else []
+    if wanted is None and len(found) > 1:
+        others = ", ".join(model[1] for model in found[:-1])
+        notes.append(f"scores of {model_id}, the latest model; also scored by {others} (--model)")
+    return (key, model_id), tuple(notes)
+
+
+def timecourse(
+    engine: Engine, plate: str, well: str | None = None, *, run: str | None = None, model: str | None = None
+) -> tuple[list[WellScore], tuple[str, ...]]:
+    """Return the scores of one well, or of all wells, of a plate over its time points."""
+    with engine.connect() as connection:
+        found, notes = find_plate(connection, plate, run)
+        chosen, more = pick_model(connection, found, model)
+        name = parse_well(well) if well else None
+        if name and name not in queries.imaged_wells(connection, found.plate_id):
+            raise UsageError(f"plate {found.name} has no image of well {name}; see: sesmo-live plate {found.name}")
+        if chosen is None:
+            return [], notes + more
+        return _courses(connection, found, chosen, [name] if name else None), notes + more
+
+
+def _courses(
+    connection: Connection, plate: PlateRow, model: tuple[int, str], wells: Sequence[str] | None
+) -> list[WellScore]:
+    treated = _treated_at(queries.treatments(connection, plate.plate_id))
+    rows = queries.well_scores(connection, plate.plate_id, model[0], wells)
+    return [_well_score(plate, model[1], row, treated.get(row["well"])) for row in rows]
+
+
+def _treated_at(treatments: list[TreatmentRow]) -> dict[str, datetime]:
+    """Return when each well was first treated, where that is known."""
+    moments: dict[str, datetime] = {}
+    for row in treatments:
+        if row.treated_at is not None:
+            moments[row.well] = min(row.treated_at, moments.get(row.well, row.treated_at))
+    return moments
+
+
+def _well_score(plate: PlateRow, model_id: str, row: RowMapping, treated_at: datetime | None) -> WellScore:
+    names = ("n_fields", "n_cells", "score_sum", "score_sum_sq", "field_ss", "field_sn", "field_nn")
+    score, low, high = mean_interval(FieldSums(**{name: row[name] for name in names}))
+    by_file_time = row["n_file_times"] == row["n_images"]
+    moment, hours = queries.hours_since(plate, treated_at, row["timepoint"], row["acquired_at"], by_file_time)
+    return WellScore(
+        plate=plate.name,
+        well=row["well"],
+        timepoint=row["timepoint"],
+        acquired_at=moment,
+        hours=hours,
+        n_images=row["n_images"],
+        n_cells=row["n_cells"],
+        score=score,
+        ci_low=low,
+        ci_high=high,
+        fraction_senescent=row["n_over"] / row["n_cells"] if row["n_cells"] else None,
+        model=model_id,
+    )
+
+
+def plate_table(
+    engine: Engine, plate: str, *, timepoint: int | None = None, run: str | None = None, model: str | None = None
+) -> Answer:
+    """Return one row a well, at its latest time point or at the one asked for.
+
+    Wells that were imaged and have no score are listed without one.
+    """
+    with engine.connect() as connection:
+        found, notes = find_plate(connection, plate, run)
+        chosen, more = pick_model(connection, found, model)
+        courses = _courses(connection, found, chosen, None) if chosen else []
+        contents = _contents(queries.treatments(connection, found.plate_id))
+        wells = queries.imaged_wells(connection, found.plate_id)
+    if timepoint is not None:
+        known = sorted({item.timepoint for item in courses})
+        if courses and timepoint not in known:
+            raise UsageError(f"plate {found.name} has no scored time point {timepoint}; it has {_spans(known)}")
+        courses = [item for item in courses if item.timepoint == timepoint]
+    latest = {item.well: item for item in courses}  # time points come in order, so the last one stays
+    rows = [_plate_row(well, latest.get(well), contents.get(well, _NOTHING)) for well in wells]
+    return Answer(rows, notes + more)
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers)) if len(numbers) <= 12 else f"{numbers[0]} to {numbers[-1]}"
+
+
+_NOTHING: Row = {"role": "", "compound": "", "dose": None, "dose_unit": ""}
+
+
+def _contents(treatments: list[TreatmentRow]) -> dict[str, Row]:
+    """Return role, compound, dose and unit of every well; several compounds are joined by ` + `."""
+    wells: dict[str, list[TreatmentRow]] = defaultdict(list)
+    for row in treatments:
+        wells[row.well].append(row)
+    return {well: _content(rows) for well, rows in wells.items()}
+
+
+def _content(rows: list[TreatmentRow]) -> Row:
+    roles = list(dict.fromkeys(row.role for row in rows))
+    if len(rows) == 1:
+        return {
+            "role": roles[0],
+            "compound": rows[0].compound,
+            "dose": rows[0].dose,
+            "dose_unit": rows[0].dose_unit,
+        }
+    return {
+        "role": " + ".join(roles),
+        "compound": " + ".join(row.compound for row in rows),
+        "dose": " + ".join("" if row.dose is None else f"{row.dose:g}" for row in rows),
+        "dose_unit": " + ".join(row.dose_unit for row in rows),
+    }
+
+
+def _plate_row(well: str, score: WellScore | None, content: Row) -> Row:
+    return {
+        "well": well,
+        **content,
+        "timepoint": score.timepoint if score else None,
+        "hours": score.hours if score else None,
+        "score": score.score if score else None,
+        "ci_low": score.ci_low if score else None,
+        "ci_high": score.ci_high if score else None,
+        "n_cells": score.n_cells if score else 0,
+        "fraction_senescent": score.fraction_senescent if score else None,
+        "n_images": score.n_images if score else 0,
+        "model": score.model if score else "",
+    }
+
+
+def compound_history(engine: Engine, name: str, *, model: str | None = None) -> Answer:
+    """Return every plate, well, dose and time point of a compound, by name or alias, with hours since treatment."""
+    with engine.connect() as connection:
+        compounds = queries.find_compounds(connection, name)
+        if not compounds:
+            known = queries.compound_names(connection)
+            raise UsageError(f"there is no compound {name!r}; {_nearest(name, known, 'compounds')}")
+        wells: dict[int, dict[str, list[TreatmentRow]]] = defaultdict(lambda: defaultdict(list))
+        for treatment in queries.treatments_of(connection, [key for key, _ in compounds]):
+            wells[treatment.plate_id][treatment.well].append(treatment)
+        rows: list[Row] = []
+        notes: list[str] = []
+        for plate in queries.plate_runs(connection):
+            if plate.plate_id not in wells:
+                continue
+            chosen, said = (
+                pick_model(connection, plate, model) if model is None else _pick_or_none(connection, plate, model)
+            )
+            notes.extend(said)
+            if chosen is not None:
+                rows.extend(_history_rows(connection, plate, chosen, wells[plate.plate_id]))
+    return Answer(rows, tuple(dict.fromkeys(notes)))
+
+
+def _pick_or_none(
+    connection: Connection, plate: PlateRow, model: str
+) -> tuple[tuple[int, str] | None, tuple[str, ...]]:
+    """Pick the model, and leave out a plate that it did not score."""
+    known = [found[1] for found in queries.plate_models(connection, plate.plate_id)]
+    if not any(found.startswith(model) for found in known):
+        return None, (f"plate {plate.name} run {plate.run} was not scored by {model}",)
+    return pick_model(connection, plate, model)
+
+
+def _history_rows(
+    connection: Connection, plate: PlateRow, model: tuple[int, str], wells: dict[str, list[TreatmentRow]]
+) -> list[Row]:
+    rows: list[Row] = []
+    for score in _courses(connection, plate, model, sorted(wells)):
+        rows += [
+            {
+                "compound": treatment.compound,
+                "plate": plate.name,
+                "run": plate.run,
+                "well": score.well,
+                "role": treatment.role,
+                "dose": treatment.dose,
+                "dose_unit": treatment.dose_unit,
+                "dose_um": treatment.dose_um,
+                "timepoint": score.timepoint,
+                "acquired_at": score.acquired_at,
+                "hours": score.hours,
+                "score": score.score,
+                "ci_low": score.ci_low,
+                "ci_high": score.ci_high,
+                "n_cells": score.n_cells,
+                "fraction_senescent": score.fraction_senescent,
+                "n_images": score.n_images,
+                "model": score.model,
+            }
+            for treatment in wells[score.well]
+        ]
+    return rows

@@ -1,0 +1,414 @@
+"""Finding images in real folders: what is there, what lands, what grows, what goes, and what events cannot tell."""
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from watchdog.observers.inotify import InotifyObserver
+
+from acquisition import folder as folder_module
+from acquisition.folder import SeenFile, Sighting, scan, watch
+from acquisition.ndtiff import INDEX_NAME
+from sesmo_live.errors import UsageError
+
+SETTLE_S = 0.3
+
+
+def land(path: Path, data: bytes = b"pixels", *, age_s: float = 0.0) -> Path:
+    """Write `data` to `path`, as it would have been done `age_s` seconds ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    if age_s:
+        when = time.time() - age_s
+        os.utime(path, (when, when))
+    return path
+
+
+def names(found: list[SeenFile], root: Path) -> list[str]:
+    return [str(file.path.relative_to(root)) for file in found]
+
+
+class Watching:
+    """A watch under way in a thread, with what it saw and when."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        self.root, self.stop = root, threading.Event()
+        self.seen: list[tuple[float, Sighting]] = []
+        self.started = time.monotonic()
+        settings = {"interval_s": 0.1, "settle_s": SETTLE_S, "events": False, **options}
+        self.thread = threading.Thread(target=self._run, args=(watch(root, stop=self.stop, **settings),))
+        self.thread.start()
+
+    def _run(self, sightings: Iterator[Sighting]) -> None:
+        for sighting in sightings:
+            self.seen.append((time.monotonic() - self.started, sighting))
+
+    def counts(self, kind: str) -> Counter[str]:
+        files = [file for _, sighting in self.seen for file in getattr(sighting, kind)]
+        return Counter(str(getattr(file, "path", file).relative_to(self.root)) for file in files)
+
+    def until(self, condition: Callable[[], bool], limit_s: float = 10.0) -> float:
+        """Wait until `condition` holds and return the seconds since the start of the watch."""
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < deadline, [
+                sighting for _, sighting in self.seen if sighting != Sighting([], [], [])
+            ]
+            time.sleep(0.005)
+        return time.monotonic() - self.started
+
+    def __enter__(self) -> "Watching":
+        self.until(lambda: bool(self.seen))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        assert not [thread for thread in threading.enumerate() if "watchdog" in type(thread).__module__]
+
+
+def test_scan_finds_images_at_any_depth_and_leaves_out_the_rest(tmp_path: Path) -> None:
+    wanted = [
+        "B.TIF",
+        "a.tif",
+        "deep/er/and/c.TiFf",
+        "e.png",
+        "f.JPG",
+        "g.nd2",
+        "h.czi",
+        "i.lif",
+        "j.oib",
+        "k.vsi",
+        "l.bmp",
+    ]
+    unwanted = [".a.tif", "~a.tif", "a.tif.tmp", "a.tif.part", "b.tif.crdownload", "c.txt", "tif", ".hidden/a.tif"]
+    for name in [*wanted, *unwanted, "plate.partial/a.tif", "~copy/a.tif"]:
+        land(tmp_path / name)
+    (tmp_path / "folder.tif").mkdir()
+    land(tmp_path / "folder.tif" / "x.tif")
+    found = scan(tmp_path)
+    assert names(found, tmp_path) == sorted([*wanted, "folder.tif/x.tif"])
+    status = (tmp_path / "a.tif").stat()
+    assert SeenFile(tmp_path / "a.tif", status.st_size, status.st_mtime_ns) in found
+
+
+def test_scan_follows_links_once_and_survives_rings(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "other"
+    land(root / "a" / "1.tif")
+    land(other / "2.tif")
+    (root / "a" / "ring").symlink_to(root)
+    (root / "0 first by name").symlink_to(root / "a")
+    (root / "other").symlink_to(other)
+    (root / "other again").symlink_to(other)
+    (root / "self").symlink_to(root / "self")
+    (root / "nowhere.tif").symlink_to(tmp_path / "nowhere")
+    (root / "link.tif").symlink_to(root / "a" / "1.tif")
+    found = names(scan(root), root)
+    assert len(found) == 3
+    assert {"a/1.tif", "link.tif"} < set(found)
+    assert any(name.startswith("other") and name.endswith("2.tif") for name in found)
+
+
+def test_scan_leaves_pipes_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tif")
+    assert scan(tmp_path) == []
+
+
+def test_scan_reports_an_ndtiff_folder_once_by_its_index(tmp_path: Path) -> None:
+    run = tmp_path / "run_1"
+    for name in ("run_NDTiffStack.tif", "run_NDTiffStack_1.tif", "notes.txt"):
+        land(run / name, bytes(500))
+    land(run / INDEX_NAME, bytes(77))
+    land(tmp_path / "old" / "Full resolution" / INDEX_NAME, bytes(55))
+    land(tmp_path / "old" / "Downsampled_x2" / INDEX_NAME)
+    land(tmp_path / "old" / "Downsampled_x2" / "a_NDTiffStack.tif")
+    land(run / "snaps" / "a.tif")
+    found = scan(tmp_path)
+    assert names(found, tmp_path) == ["old/Full resolution", "run_1", "run_1/snaps/a.tif"]
+    assert found[1] == SeenFile(run, 77, (run / INDEX_NAME).stat().st_mtime_ns)
+    assert names(scan(run), tmp_path) == ["run_1", "run_1/snaps/a.tif"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_root_that_is_no_folder_is_wrong_usage(tmp_path: Path, there: bool) -> None:
+    root = tmp_path / "plates"
+    if there:
+        root.touch()
+    with pytest.raises(UsageError, match=r"plates cannot be read \(.*\); give a folder that exists"):
+        scan(root)
+    with pytest.raises(UsageError, match="plates is not a folder; create it"):
+        watch(root, interval_s=1, settle_s=1, stop=threading.Event())
+
+
+def close_folder(monkeypatch: pytest.MonkeyPatch, closed: Path) -> list[bool]:
+    """Make the system refuse to list `closed` while the returned list holds something (root may list everything)."""
+    refuse, real = [True], os.scandir
+
+    def scandir(path: str) -> Any:
+        if refuse and Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr("acquisition.folder.os.scandir", scandir)
+    return refuse
+
+
+def test_scan_names_a_folder_it_cannot_read_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    land(tmp_path / "closed" / "a.tif")
+    land(tmp_path / "open" / "b.tif")
+    close_folder(monkeypatch, tmp_path / "closed")
+    with caplog.at_level(logging.WARNING):
+        assert names(scan(tmp_path), tmp_path) == ["open/b.tif"]
+    assert "closed cannot be read (Permission denied)" in caplog.text
+
+
+def test_scan_survives_what_vanishes_meanwhile(tmp_path: Path) -> None:
+    land(tmp_path / "stays.tif")
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            for number in range(20):
+                land(tmp_path / f"d{number}" / "x.tif")
+            for number in range(20):
+                (tmp_path / f"d{number}" / "x.tif").unlink()
+                (tmp_path / f"d{number}").rmdir()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(200):
+            assert "stays.tif" in names(scan(tmp_path), tmp_path)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_scan_of_many_files_is_cheap(tmp_path: Path) -> None:
+    for place in range(40):
+        (tmp_path / f"TimePoint_{place}").mkdir()
+        for number in range(250):
+            os.close(os.open(tmp_path / f"TimePoint_{place}" / f"p_{number:03d}_w1.TIF", os.O_CREAT))
+    started, spent = time.perf_counter(), time.process_time()
+    assert len(scan(tmp_path)) == 10_000
+    wall, cpu = time.perf_counter() - started, time.process_time() - spent
+    print(f"10 000 files scanned in {wall:.3f} s ({cpu:.3f} s of processor)")  # noqa: T201 a figure to report
+    assert cpu < 0.8
+
+
+def test_watch_begins_at_once_with_what_is_there(tmp_path: Path) -> None:
+    land(tmp_path / "old.tif", age_s=60)
+    land(tmp_path / "fresh.tif")
+    land(tmp_path / "tomorrow.tif", age_s=-86_400)
+    with Watching(tmp_path, interval_s=60) as watching:
+        when, first = watching.seen[0]
+        assert when < 1
+        assert names(first.new, tmp_path) == ["fresh.tif", "old.tif", "tomorrow.tif"]
+        assert names(first.settled, tmp_path) == ["old.tif"]
+        when = watching.until(lambda: watching.counts("settled").total() == 3, 5)
+        assert when >= SETTLE_S  # and long before the interval is over
+
+
+def test_old_files_that_land_later_must_settle_too(tmp_path: Path) -> None:
+    with Watching(tmp_path) as watching:
+        landed = time.monotonic() - watching.started
+        land(tmp_path / "copied.tif", age_s=3600)
+        assert watching.until(lambda: watching.counts("settled") == {"copied.tif": 1}) >= landed + SETTLE_S
+
+
+def test_a_growing_file_settles_when_it_rests_and_is_handed_out_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with Watching(tmp_path, interval_s=0.05) as watching:
+        for size in range(1, 10):
+            land(path, bytes(size))
+            time.sleep(0.1)
+        rests = path.stat()
+        last_write = time.monotonic() - watching.started - 0.1
+        settled = watching.until(lambda: watching.counts("settled").total() > 0)
+        assert settled >= last_write + SETTLE_S
+        time.sleep(2 * SETTLE_S)
+        assert watching.counts("settled") == {"a.tif": 1}
+        assert watching.counts("new")["a.tif"] >= 4
+        (handed,) = [file for _, sighting in watching.seen for file in sighting.settled]
+        assert handed == SeenFile(path, 9, rests.st_mtime_ns)
+        land(path, b"another")
+        watching.until(lambda: watching.counts("settled") == {"a.tif": 2})
+
+
+def test_a_change_of_time_alone_is_a_change(tmp_path: Path) -> None:
+    path = land(tmp_path / "a.tif", age_s=100)
+    with Watching(tmp_path) as watching:
+        land(path)
+        watching.until(lambda: watching.counts("settled") == {"a.tif": 2})
+
+
+def test_where_files_arrive_by_renaming_they_are_ready_at_once(tmp_path: Path) -> None:
+    with Watching(tmp_path, interval_s=0.1, settle_s=30, arrival="rename") as watching:
+        land(tmp_path / ".a.tif").replace(tmp_path / "a.tif")
+        watching.until(lambda: watching.counts("settled") == {"a.tif": 1}, 3)
+    (both,) = [sighting for _, sighting in watching.seen if sighting.new]
+    assert both.new == both.settled
+
+
+def test_an_ndtiff_folder_is_ready_whenever_its_index_grows(tmp_path: Path) -> None:
+    index = land(tmp_path / "run_1" / INDEX_NAME, bytes(10))
+    with Watching(tmp_path, settle_s=30) as watching:
+        for size in (20, 30, 40):
+            before = watching.counts("settled")["run_1"]
+            land(index, bytes(size))
+            watching.until(lambda before=before: watching.counts("settled")["run_1"] > before, 3)  # type: ignore[misc]
+    assert watching.counts("settled") == {"run_1": 4}
+
+
+def test_what_goes_is_told_and_may_come_back(tmp_path: Path) -> None:
+    path = land(tmp_path / "plate" / "a.tif", age_s=60)
+    with Watching(tmp_path) as watching:
+        (tmp_path / "plate").rename(tmp_path / ".archive")
+        watching.until(lambda: watching.counts("gone") == {"plate/a.tif": 1})
+        (tmp_path / ".archive").rename(tmp_path / "plate")
+        watching.until(lambda: watching.counts("settled") == {"plate/a.tif": 2})
+    assert path.exists()
+    assert watching.counts("gone") == {"plate/a.tif": 1}
+
+
+def test_events_wake_the_next_scan_early(tmp_path: Path) -> None:
+    with Watching(tmp_path, interval_s=60, events=True) as watching:
+        time.sleep(0.2)
+        landed = time.monotonic() - watching.started
+        land(tmp_path / "new" / "nested" / "deeper" / "a.tif")
+        land(tmp_path / "b.tif")
+        assert watching.until(lambda: watching.counts("settled").total() == 2, 5) < landed + 3
+
+
+def test_reading_the_images_wakes_nobody(tmp_path: Path) -> None:
+    path = land(tmp_path / "a.tif", age_s=60)
+    with Watching(tmp_path, interval_s=60, events=True) as watching:
+        for _ in range(60):
+            path.read_bytes()
+            scan(tmp_path)
+            time.sleep(0.01)
+        assert len(watching.seen) == 1
+
+
+def test_a_storm_of_events_does_not_make_a_storm_of_scans(tmp_path: Path) -> None:
+    with Watching(tmp_path, interval_s=60, settle_s=60, events=True) as watching:
+        for number in range(100):
+            land(tmp_path / "a.tif", bytes(number))
+            time.sleep(0.01)
+        elapsed = time.monotonic() - watching.started
+        assert 1 < len(watching.seen) <= elapsed / folder_module.MIN_PAUSE_S + 2
+
+
+def test_where_events_cannot_be_had_it_polls_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class NoWatches(InotifyObserver):
+        def start(self) -> None:
+            raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+    monkeypatch.setattr(folder_module, "Observer", NoWatches)
+    with caplog.at_level(logging.WARNING), Watching(tmp_path, events=True) as watching:
+        land(tmp_path / "a.tif")
+        watching.until(lambda: watching.counts("settled") == {"a.tif": 1})
+    assert caplog.text.count("gives no events (inotify watch limit reached); it is scanned every 0.1 s only") == 1
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_stop_ends_the_watch_at_once(tmp_path: Path, events: bool) -> None:
+    with Watching(tmp_path, interval_s=60, events=events) as watching:
+        time.sleep(0.2)
+        asked = time.monotonic()
+        watching.stop.set()
+        watching.until(lambda: not watching.thread.is_alive())
+        assert time.monotonic() - asked < 0.5  # 0.2 s and what a busy machine adds
+
+
+def test_a_watch_that_was_stopped_before_yields_nothing(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert list(watch(tmp_path, interval_s=60, settle_s=1, stop=stop)) == []
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_a_root_that_vanishes_is_waited_for_and_nothing_counts_as_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, events: bool
+) -> None:
+    root, away = tmp_path / "share", tmp_path / "away"
+    land(root / "a.tif", age_s=60)
+    with caplog.at_level(logging.WARNING), Watching(root, events=events) as watching:
+        root.rename(away)
+        watching.until(lambda: "share cannot be read" in caplog.text)
+        scans = len(watching.seen)
+        time.sleep(0.5)
+        assert len(watching.seen) <= scans + 1
+        land(away / "b.tif")
+        away.rename(root)
+        watching.until(lambda: watching.counts("settled") == {"a.tif": 1, "b.tif": 1})
+    assert watching.counts("gone") == {}
+    assert caplog.text.count("cannot be read (No such file or directory); it is tried every 0.1 s") == 1
+    assert caplog.text.count("can be read again") == 1
+
+
+def test_files_in_a_folder_that_cannot_be_read_now_are_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    land(tmp_path / "closed" / "deep" / "a.tif", age_s=60)
+    land(tmp_path / "closed.tif", age_s=60)
+    refuse = close_folder(monkeypatch, tmp_path / "closed")
+    refuse.clear()
+    with caplog.at_level(logging.WARNING), Watching(tmp_path, interval_s=0.05) as watching:
+        refuse.append(True)
+        watching.until(lambda: "Permission denied" in caplog.text)
+        (tmp_path / "closed.tif").unlink()
+        watching.until(lambda: watching.counts("gone") == {"closed.tif": 1})
+        time.sleep(0.3)
+        refuse.clear()
+        land(tmp_path / "b.tif")
+        watching.until(lambda: watching.counts("settled")["b.tif"] == 1)
+    assert watching.counts("gone") == {"closed.tif": 1}
+    assert watching.counts("new")["closed/deep/a.tif"] == 1
+    assert caplog.text.count("Permission denied") == 1
+
+
+def test_a_listing_that_lags_behind_hands_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = land(tmp_path / "a.tif", bytes(50))
+    real, lag = folder_module._scan, [True]
+
+    def lagging(root: Path) -> Any:
+        found, unreadable = real(root)
+        return ([entry._replace(size=10) for entry in found] if lag else found), unreadable
+
+    monkeypatch.setattr(folder_module, "_scan", lagging)  # as Windows lists a file that is being written
+    with Watching(tmp_path, interval_s=0.05) as watching:
+        time.sleep(3 * SETTLE_S)
+        assert watching.counts("settled") == {}
+        lag.clear()
+        watching.until(lambda: watching.counts("settled") == {"a.tif": 1})
+    assert watching.seen[-1][1].settled == [] or watching.seen[-1][1].settled[0].size == path.stat().st_size
+
+
+def test_a_burst_is_handed_out_whole_and_once(tmp_path: Path) -> None:
+    def burst(part: int) -> None:
+        for number in range(500):
+            land(tmp_path / f"part{part}" / f"sub{number % 7}" / f"{number}.tif")
+
+    threads = [threading.Thread(target=burst, args=(part,)) for part in range(4)]
+    with Watching(tmp_path, interval_s=0.2, events=True) as watching:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        watching.until(lambda: watching.counts("settled").total() >= 2000, 20)
+        time.sleep(0.5)
+    assert len(watching.counts("settled")) == 2000
+    assert set(watching.counts("settled").values()) == {1}
