@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -126,8 +125,8 @@ def zero_tail(path: Path) -> bool:
     """Say whether the whole TIFF at `path` ends in so many zeros that a copy may not have filled it yet.
 
     True when its last strip or tile (the furthest in the file) or the file itself ends in 8 or more zero bytes (LZW 2,
-    zstd 3), unless a checksum at the end of that strip vouches for it (deflate, or zstd with one), or the zeros are
-    those that end a directory. Black images end in zeros too. Raises as `check_complete` does.
+    zstd 3), unless that strip is deflated and the checksum at its end agrees, or the zeros are those that end a
+    directory. Black images end in zeros too. Raises as `check_complete` does.
     """
     directories = list(walk(path))
     last = max(directories, key=_pixel_end)
@@ -165,26 +164,19 @@ def _pixel_end(directory: Directory) -> int:
 
 
 def _vouched(handle: BinaryIO, directory: Directory) -> bool:
-    """Say whether the compressed strip furthest in the file ends in a checksum that agrees."""
+    """Say whether the strip furthest in the file is deflated and ends in a checksum that agrees."""
+    if directory.compression not in (8, 32946):
+        return False
     furthest = int(np.argmax(directory.starts + directory.sizes))
     handle.seek(int(directory.starts[furthest]))
-    data = handle.read(int(directory.sizes[furthest]))
-    if directory.compression in (8, 32946):
-        stream = zlib.decompressobj()
-        try:
-            while not stream.eof and data:
-                stream.decompress(data, 2**20)
-                data = stream.unconsumed_tail
-        except zlib.error:
-            return False
-        return stream.eof
-    if directory.compression in (50000, 34926) and len(data) > 4 and data[4] & 4:
-        try:
-            imagecodecs.zstd_decode(data, out=directory.plane_bytes)
-        except imagecodecs.ZstdError:
-            return False
-        return True
-    return False
+    data, stream = handle.read(int(directory.sizes[furthest])), zlib.decompressobj()
+    try:
+        while not stream.eof and data:
+            stream.decompress(data, 2**20)
+            data = stream.unconsumed_tail
+    except zlib.error:
+        return False
+    return stream.eof
 
 
 def _walk_open(handle: BinaryIO, path: Path, max_bytes: int) -> Iterator[Directory]:

@@ -35,7 +35,7 @@ def patch_tag(path: Path, code: int, value: int) -> None:
     """Overwrite the first value of the tag `code` of the first directory."""
     with tifffile.TiffFile(path) as file:
         tag = file.pages.first.tags[code]
-        layout = file.byteorder + {3: "H", 4: "I", 16: "Q"}[int(tag.dtype)]
+        layout = file.byteorder + {3: "H", 4: "I", 13: "I", 16: "Q"}[int(tag.dtype)]
     with path.open("r+b") as handle:
         handle.seek(tag.valueoffset)
         handle.write(struct.pack(layout, value))
@@ -319,6 +319,33 @@ def test_deflate_padded_with_zeros_is_vouched_for_by_its_checksum(tmp_path: Path
     path.write_bytes(path.read_bytes() + bytes(16))
     patch_tag(path, 279, length + 16)
     assert not zero_tail(path)
+
+
+def test_of_a_stack_behind_one_directory_the_last_image_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, STACK, imagej=True, truncate=True)
+    assert check_complete(path) == 5
+    assert not zero_tail(path)
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    assert zero_tail(path)
+
+
+def test_a_pyramid_level_without_a_place_is_not_written_yet(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(STACK[0], subifds=1, metadata=None)
+        writer.write(STACK[0, ::2, ::2], subfiletype=1, metadata=None)
+    patch_tag(path, 330, 0)
+    with pytest.raises(IncompleteImageError, match="the place of a pyramid level"):
+        check_complete(path)
+
+
+def test_a_promise_of_more_images_than_any_stack_has(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, STACK[0], description="ImageJ=1.53t\nimages=999999999\n", metadata=None)
+    with pytest.raises(ImageError, match="promises 999999999 images") as caught:
+        check_complete(path)
+    assert not isinstance(caught.value, IncompleteImageError)
 
 
 @pytest.mark.realdata

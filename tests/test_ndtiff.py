@@ -111,6 +111,15 @@ def test_an_index_without_images_is_incomplete(tmp_path: Path, data: bytes) -> N
         ndtiff_pages(tmp_path)
 
 
+@pytest.mark.parametrize("axes", [b"[1,2]", b"7", b'{"time":[1]}'])
+def test_an_index_of_nonsense_is_damaged(tmp_path: Path, axes: bytes) -> None:
+    entry = index_entry("a.tif")
+    (tmp_path / INDEX_NAME).write_bytes(struct.pack("<I", len(axes)) + axes + entry[14:])
+    with pytest.raises(ImageError, match="is damaged; copy the data set again") as caught:
+        ndtiff_pages(tmp_path)
+    assert not isinstance(caught.value, IncompleteImageError)
+
+
 def test_an_index_without_its_images_says_so(data_set: Path) -> None:
     stack(data_set).unlink()
     for read in (ndtiff_pages, ndtiff_pixels):

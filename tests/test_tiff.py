@@ -238,6 +238,29 @@ def test_metamorph_stacks_behind_a_single_directory(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_pixels(path, page), STACK[page])
 
 
+def test_packed_stacks_behind_a_single_directory_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write_packed(path, STACK.reshape(-1, 40) % 4096, 12, "<")
+    data = path.read_bytes()
+    tifffile.imwrite(
+        path,
+        np.frombuffer(data, np.uint8)[:9900].reshape(5, 33, 60),
+        imagej=True,
+        truncate=True,
+        metadata={"axes": "TYX"},
+    )
+    set_tags(path, {256: 40, 258: 12})
+    assert check_complete(path) == 5
+    with pytest.raises(ImageError, match="a stack of 12-bit planes; save each as its own page"):
+        read_pixels(path, 1)
+
+
+@pytest.mark.parametrize("read", [read_pages, read_pixels])
+def test_a_file_that_is_gone_may_come_back(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    with pytest.raises(IncompleteImageError, match=r"gone\.tif cannot be (found|read) now \(No such file"):
+        read(tmp_path / "gone.tif")
+
+
 def test_thumbnails_do_not_shift_the_pages(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as writer:

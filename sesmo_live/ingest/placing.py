@@ -189,8 +189,8 @@ def _place(
         channel_label=named.channel_name or info.channel or named.channel,
         acquired_at=moment,
         acquired_from=info.source if measured else "name" if by_name else "file",
-        pixel_um=plan.options.pixel_um or info.pixel_um or named.pixel_um,
-        stage_um=info.stage_um or named.stage_um,
+        pixel_um=plan.options.pixel_um or named.pixel_um or info.pixel_um,
+        stage_um=named.stage_um or info.stage_um,
     )
 
 
