@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from sesmo_live.errors import StoreError, UsageError
@@ -106,8 +106,7 @@ def upgrade(path_or_url: str | Path) -> Path | None:
     """
     url = database_url(path_or_url)
     file = sqlite_path(url)
-    if file is not None and not file.parent.is_dir():
-        raise UsageError(f"the folder {file.parent} for the database does not exist; create it or give another path")
+    _check_folder(file)
     engine = open_engine(url, write=True)
     with store_errors(url):
         current = schema_revision(engine)
@@ -134,6 +133,11 @@ def backup(source: Path, target: Path) -> Path:
     return target
 
 
+def _check_folder(file: Path | None) -> None:
+    if file is not None and not file.parent.is_dir():
+        raise UsageError(f"the folder {file.parent} for the database does not exist; create it or give another path")
+
+
 @contextmanager
 def ingest_lock(path_or_url: str | Path) -> Iterator[None]:
     """Hold the right to ingest into a SQLite file; raise StoreError when another daemon holds it."""
@@ -141,6 +145,7 @@ def ingest_lock(path_or_url: str | Path) -> Iterator[None]:
     if file is None:
         yield
         return
+    _check_folder(file)
     lock = FileLock(f"{file}.lock")
     try:
         lock.acquire(timeout=0)
@@ -171,6 +176,3 @@ def open_reader(path_or_url: str | Path) -> Engine:
 def utc_now() -> datetime:
     """Return the present moment in UTC, for records (waiting uses the monotonic clock)."""
     return datetime.now(UTC)
-
-
-__all__ = ["OperationalError", "backup", "database_url", "ingest_lock", "open_engine", "open_reader", "upgrade"]

@@ -1,17 +1,17 @@
 """The ledger of images: what was seen, where it stands, and why."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal, or_, select, update
 
 from db.schema import FieldScore, Image
-from sesmo_live.records import ImageState
+from sesmo_live.records import ImageFile, ImageState
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class LedgerRow:
     """Where one page of one file stands; `scored_by` holds the database keys of the models that scored it."""
 
@@ -20,6 +20,9 @@ class LedgerRow:
     page: int
     generation: int
     plate_id: int | None
+    well: str | None
+    field: int | None
+    timepoint: int | None
     channel: str
     z: int
     size: int
@@ -28,7 +31,7 @@ class LedgerRow:
     reason: str
     attempts: int
     sha256: str | None
-    scored_by: set[int] = field(default_factory=set)
+    scored_by: set[int] = dataclasses.field(default_factory=set)
 
 
 _ROW = (
@@ -37,6 +40,9 @@ _ROW = (
     Image.page,
     Image.generation,
     Image.plate_id,
+    Image.well,
+    Image.field,
+    Image.timepoint,
     Image.channel,
     Image.z,
     Image.size,
@@ -53,11 +59,38 @@ def known_images(connection: Connection, root: Path) -> list[LedgerRow]:
     return _rows(connection, _under(root))
 
 
-def images_like(connection: Connection, name: str, size: int, mtime_ns: int) -> list[LedgerRow]:
-    """Return the rows of files of the same name, size and time anywhere: a file that was moved is found so."""
-    # The two numbers are selective enough; the name is compared in Python, path separators being what they are.
-    rows = _rows(connection, (Image.size == size) & (Image.mtime_ns == mtime_ns))
-    return [row for row in rows if Path(row.path).name == name]
+def row_of(connection: Connection, image_id: int) -> LedgerRow:
+    """Return one row."""
+    return _rows(connection, Image.id == image_id)[0]
+
+
+def moved_from(connection: Connection, image_id: int, file: ImageFile, page: int, sha256: str) -> list[tuple[int, str]]:
+    """Return (id, path) of scored images of the same name, size, time and pixels elsewhere: a file that moved."""
+    statement = select(Image.id, Image.path).where(
+        Image.size == file.size,
+        Image.mtime_ns == file.mtime_ns,
+        Image.sha256 == sha256,
+        Image.page == page,
+        Image.state == "scored",
+        Image.id != image_id,
+    )
+    return [(key, path) for key, path in connection.execute(statement) if Path(path).name == file.path.name]
+
+
+def adopt(connection: Connection, image_id: int, old_id: int, path: str) -> None:
+    """Give a scored image its new path, in place of the row `image_id` that its file was entered with there."""
+    old = connection.execute(select(Image.path, Image.page).where(Image.id == old_id)).one()
+    connection.execute(delete(Image).where(Image.id == image_id))
+    before = (Image.path == old.path, Image.page == old.page)
+    taken = next_generation(connection, path, old.page)
+    shift = Image.generation + (taken - 1)
+    connection.execute(update(Image).where(*before).values(path=path, generation=shift))
+
+
+def next_generation(connection: Connection, path: str, page: int) -> int:
+    """Return the generation of the next row for a page of the file at `path`: 1 for a path never seen."""
+    statement = select(func.max(Image.generation)).where(Image.path == path, Image.page == page)
+    return (connection.execute(statement).scalar() or 0) + 1
 
 
 def _under(root: Path) -> Any:
@@ -92,24 +125,11 @@ def update_images(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> 
         connection.execute(statement, changes)
 
 
-def set_state(connection: Connection, ids: Sequence[int], state: ImageState, reason: str) -> None:
-    """Put images into `state` with a reason in words."""
-    update_images(connection, [{"image_id": i, "state": state, "reason": reason} for i in ids])
-
-
-def site_owner(connection: Connection, image: Mapping[str, Any]) -> tuple[int, str, str | None] | None:
-    """Return (id, path, pixel hash) of the scored image at the same site as `image`, None if the site is free."""
+def site_owner(connection: Connection, image_id: int, place: Mapping[str, Any]) -> tuple[int, str, str | None] | None:
+    """Return (id, path, pixel hash) of another scored image at that place, None if the place is free."""
     names = ("plate_id", "well", "field", "timepoint", "channel", "z")
-    where = [getattr(Image, name) == image[name] for name in names]
+    where = [getattr(Image, name) == place[name] for name in names]
     row = connection.execute(
-        select(Image.id, Image.path, Image.sha256).where(*where, Image.state == "scored", Image.id != image["id"])
+        select(Image.id, Image.path, Image.sha256).where(*where, Image.state == "scored", Image.id != image_id)
     ).first()
     return None if row is None else (row.id, row.path, row.sha256)
-
-
-def image_counts(connection: Connection, plate_id: int | None = None) -> dict[str, int]:
-    """Return how many images stand in each state, of one plate or of all."""
-    statement = select(Image.state, func.count()).group_by(Image.state)
-    if plate_id is not None:
-        statement = statement.where(Image.plate_id == plate_id)
-    return {row[0]: row[1] for row in connection.execute(statement)}

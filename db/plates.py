@@ -1,36 +1,41 @@
 """Writing plates and what is in their wells."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from db.engine import utc_now
 from db.schema import Compound, CompoundAlias, Plate, WellTreatment
 from sesmo_live.records import Treatment
 
 
-def find_or_add_plate(connection: Connection, name: str, run: str, folder: str, **values: Any) -> int:
-    """Return the key of one run of a plate, adding it the first time it is met.
+def find_or_add_plate(connection: Connection, name: str, run: str, folder: str) -> int:
+    """Return the key of one run of a plate, adding it the first time it is met; names differ by more than case.
 
     A plate that so far has only a plate map (no run yet) becomes this run; a later run of the same plate takes
-    over the treatments of the run before it. `values` are further columns of `plate`.
+    over the treatments of the run before it.
     """
-    same_name = connection.execute(select(Plate).where(Plate.name == name).order_by(Plate.id)).all()
+    statement = select(Plate.id, Plate.run).where(Plate.key == name.casefold()).order_by(Plate.id)
+    same_name = connection.execute(statement).all()
     for plate in same_name:
         if plate.run == run:
             return int(plate.id)
     empty = [plate for plate in same_name if not plate.run]
     if empty:
-        change = {"run": run, "folder": folder, **values}
-        connection.execute(update(Plate).where(Plate.id == empty[0].id).values(change))
+        connection.execute(update(Plate).where(Plate.id == empty[0].id).values(run=run, folder=folder))
         return int(empty[0].id)
-    row = {"name": name, "run": run, "folder": folder, "created_at": utc_now(), "channels": {}, "planes": [], **values}
-    key = connection.execute(insert(Plate).values(row).returning(Plate.id)).scalar_one()
+    plate_id = _add_plate(connection, name, run, folder)
     if same_name:
-        _copy_treatments(connection, same_name[-1].id, key)
-    return key
+        _copy_treatments(connection, same_name[-1].id, plate_id)
+    return plate_id
+
+
+def _add_plate(connection: Connection, name: str, run: str, folder: str) -> int:
+    values = {"name": name, "key": name.casefold(), "run": run, "folder": folder, "channels": {}, "planes": []}
+    statement = insert(Plate).values(**values, created_at=utc_now()).returning(Plate.id)
+    return int(connection.execute(statement).scalar_one())
 
 
 def _copy_treatments(connection: Connection, source: int, target: int) -> None:
@@ -43,7 +48,7 @@ def _copy_treatments(connection: Connection, source: int, target: int) -> None:
 
 def run_in_folder(connection: Connection, name: str, folder: str) -> str | None:
     """Return the run of plate `name` whose images lie in `folder`, None if there is none yet."""
-    statement = select(Plate.run).where(Plate.name == name, Plate.folder == folder, Plate.run != "")
+    statement = select(Plate.run).where(Plate.key == name.casefold(), Plate.folder == folder, Plate.run != "")
     return connection.execute(statement.order_by(Plate.id.desc())).scalar()
 
 
@@ -54,15 +59,14 @@ def import_treatments(
 
     A plate that was never imaged is added without a run, which its first images then become.
     """
-    runs = connection.execute(select(Plate.id, Plate.run).where(Plate.name == name)).all()
-    if not runs:
-        values = {"name": name, "run": "", "created_at": utc_now(), "channels": {}, "planes": []}
-        key = connection.execute(insert(Plate).values(values).returning(Plate.id)).scalar_one()
-        runs = connection.execute(select(Plate.id, Plate.run).where(Plate.id == key)).all()
+    if not connection.execute(select(Plate.id).where(Plate.key == name.casefold())).first():
+        _add_plate(connection, name, "", "")
+    runs = connection.execute(select(Plate.id, Plate.run).where(Plate.key == name.casefold())).all()
     wells = [(item, _ensure_compound(connection, item)) for item in treatments]
     for plate_id, _ in runs:
         connection.execute(delete(WellTreatment).where(WellTreatment.plate_id == plate_id))
-        connection.execute(update(Plate).where(Plate.id == plate_id).values(treated_at=treated_at))
+        if treated_at is not None:
+            describe_plate(connection, plate_id, {"treated_at": treated_at})
         rows = [
             {
                 "plate_id": plate_id,
@@ -120,6 +124,8 @@ def set_choice(
     connection.execute(update(Plate).where(Plate.id == plate_id).values(values))
 
 
-def set_treated_at(connection: Connection, plate_id: int, treated_at: datetime) -> None:
-    """Record when a plate was treated."""
-    connection.execute(update(Plate).where(Plate.id == plate_id).values(treated_at=treated_at))
+def describe_plate(connection: Connection, plate_id: int, values: Mapping[str, Any]) -> None:
+    """Record what is known of a plate: layout, wells, frame_interval_s, treated_at."""
+    different = [getattr(Plate, name).is_distinct_from(value) for name, value in values.items()]
+    if different:
+        connection.execute(update(Plate).where(Plate.id == plate_id, or_(*different)).values(dict(values)))

@@ -48,7 +48,7 @@ class TreatmentRow:
 
 
 def plate_runs(connection: Connection, name: str | None = None) -> list[PlateRow]:
-    """Return the runs of the plates of that name (in any case) or of all plates, oldest first."""
+    """Return the runs of the plates of that name (in any case) or of all plates, the earliest imaged first."""
     first = (
         select(Image.plate_id, func.min(Image.acquired_at).label("at"), func.min(Image.timepoint).label("timepoint"))
         .where(Image.state == "scored")
@@ -60,8 +60,8 @@ def plate_runs(connection: Connection, name: str | None = None) -> list[PlateRow
         func.coalesce(first.c.at, None, type_=UtcDateTime()), first.c.timepoint,
     ).outerjoin(first, first.c.plate_id == Plate.id)  # fmt: skip
     if name is not None:
-        statement = statement.where(func.lower(Plate.name) == name.lower())
-    return [PlateRow(*row) for row in connection.execute(statement.order_by(Plate.id))]
+        statement = statement.where(Plate.key == name.casefold())
+    return [PlateRow(*row) for row in connection.execute(statement.order_by(first.c.at, Plate.id))]
 
 
 def plate_models(connection: Connection, plate_id: int) -> list[tuple[int, str, str]]:

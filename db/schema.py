@@ -59,13 +59,14 @@ class Base(DeclarativeBase):
 
 
 class Plate(Base):
-    """One run of one plate: the same name imaged again on another date is another run."""
+    """One run of one plate: the same name imaged again on another date is another run; `key` is case-folded."""
 
     __tablename__ = "plate"
-    __table_args__ = (UniqueConstraint("name", "run"),)
+    __table_args__ = (UniqueConstraint("key", "run"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
+    key: Mapped[str] = mapped_column(String(200))
     run: Mapped[str] = mapped_column(String(200))
     folder: Mapped[str] = mapped_column(Text, default="")
     layout: Mapped[str] = mapped_column(String(40), default="")
@@ -230,7 +231,8 @@ SELECT i.plate_id, i.well, i.timepoint, f.model_id,
        COUNT(*) AS n_images, SUM(f.n) AS n_cells,
        SUM(f.sum) AS score_sum, SUM(f.sum_sq) AS score_sum_sq, SUM(f.n_over) AS n_over,
        SUM(CASE WHEN f.n > 0 THEN 1 ELSE 0 END) AS n_fields,
-       SUM(f.sum * f.sum) AS field_ss, SUM(f.sum * f.n) AS field_sn, SUM(1.0 * f.n * f.n) AS field_nn,
+       SUM(f.sum * f.sum) AS field_ss, SUM(f.sum * f.n) AS field_sn,
+       SUM(CAST(f.n AS DOUBLE PRECISION) * f.n) AS field_nn,
        MIN(i.acquired_at) AS acquired_at,
        SUM(CASE WHEN i.acquired_from = 'file' THEN 1 ELSE 0 END) AS n_file_times
 FROM image AS i JOIN field_score AS f ON f.image_id = i.id

@@ -94,6 +94,8 @@ def _clear(folder: Path) -> None:
         raise UsageError(f"{folder} is a file; give --output a folder")
     ours = {"images", "truth.csv", "platemap.csv", "sesmo.db", "sesmo.db-wal", "sesmo.db-shm", "sesmo.db.lock"}
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if found and not found >= {"truth.csv", "platemap.csv"}:
+        raise UsageError(f"{folder} is not empty and holds no earlier demo; give --output a new folder")
     if found - ours:
         raise UsageError(f"{folder} holds {sorted(found - ours)[0]}, which no demo wrote; give --output a new folder")
     for name in found:

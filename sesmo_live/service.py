@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,8 +34,13 @@ from sesmo_live.records import FieldImage, ImageFile, ModelPassport
 
 log = logging.getLogger(__name__)
 
+Score = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
 GROUP_COMMIT = 64
 """At most so many messages are written in one transaction."""
+
+SIGHTING_PIECE = 500
+"""At most so many files are entered in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +86,35 @@ def run(settings: Settings, stop: threading.Event, on_progress: Callable[[Progre
 def _serve(
     settings: Settings, stop: threading.Event, *, once: bool, on_progress: Callable[[Progress], None] | None
 ) -> Summary:
-    if not settings.watch:
-        raise UsageError("there is no folder to watch; give --watch FOLDER, or a [[watch]] block in the configuration")
+    """Wire everything, work until there is nothing left (`once`) or `stop` is set, and take everything down."""
     began = time.monotonic()
+    roots = _roots(settings)
+    models = _models(settings)
+    if not once:
+        for model in models.values():
+            # A night's run learns at its start, not at the first image, whether the network works.
+            model.score(np.zeros((1, model.passport.input_px, model.passport.input_px), np.uint8))
     url = settings.database.url
-    upgrade(url)
     inbox: Queue[Any] = Queue()
     with ExitStack() as stack:
         stack.enter_context(ingest_lock(url))
+        upgrade(url)
         engine = open_engine(url, write=True)
         stack.callback(engine.dispose)
+        scoring = settings.scoring
         pipeline = Pipeline(
-            inbox.put,
-            readers=settings.scoring.readers,
-            batch_cells=settings.scoring.batch_cells,
-            max_wait_s=settings.scoring.max_wait_s,
+            inbox.put, readers=scoring.readers, batch_cells=scoring.batch_cells, max_wait_s=scoring.max_wait_s
         )
         stack.callback(pipeline.close)
+        ended = threading.Event()  # ends the watchers, also when the loop itself fails
+        stack.callback(ended.set)
         with store_errors(url):
-            intakes = _open_intakes(settings, engine, pipeline, inbox, once=once)
+            intakes = _open_intakes(settings, roots, models, engine, pipeline, inbox.put, once=once)
             loop = _Loop(engine, intakes, inbox, on_progress)
-            if once:
-                loop.handle([(intake, _everything(intake.plan.root)) for intake in intakes])
-                loop.until(lambda: stop.is_set() or not any(intake.busy for intake in intakes))
-            else:
-                done = threading.Event()  # ends the watchers also when the loop itself fails
-                stack.callback(done.set)
-                for intake in intakes:
-                    _start_watcher(intake, settings, done, inbox)
-                loop.until(stop.is_set)
-                done.set()
+            for intake in intakes:
+                _start_watcher(intake, settings, ended, inbox, once=once)
+            loop.until(lambda: stop.is_set() or (once and loop.idle))
+        ended.set()
         pipeline.close()
         with store_errors(url):
             loop.drain()
@@ -118,31 +122,85 @@ def _serve(
     return Summary(loop.progress(), time.monotonic() - began, failures)
 
 
-def _everything(root: Path) -> Sighting:
-    files = scan(root)
-    return Sighting(new=files, settled=files, gone=[])
+def _roots(settings: Settings) -> list[Path]:
+    """Return the watched folders, resolved; raise UsageError when one is missing or lies within another."""
+    if not settings.watch:
+        raise UsageError("there is no folder to watch; give --watch FOLDER, or a [[watch]] block in the configuration")
+    roots = [options.folder.expanduser().resolve() for options in settings.watch]
+    for number, root in enumerate(roots):
+        if not root.is_dir():
+            raise UsageError(f"there is no folder {root} to watch; create it or correct the path")
+        for other in roots[:number]:
+            if root == other or root in other.parents or other in root.parents:
+                raise UsageError(f"the watched folders {other} and {root} overlap; watch each image once")
+    return roots
 
 
-def _start_watcher(intake: Intake, settings: Settings, stop: threading.Event, inbox: "Queue[Any]") -> None:
-    """Watch one folder on a thread of its own; what it sees, and its end if it fails, goes to the inbox."""
-    options, watching = intake.plan.options, settings.watching
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A model that was checked, and its scoring function, which loads the network on first use."""
 
-    def look() -> None:
-        sightings = watch(
-            intake.plan.root,
+    passport: ModelPassport
+    score: Score
+
+
+def _models(settings: Settings) -> dict[str, _Model]:
+    """Return the models by the names that the settings use; a model that cannot be trusted ends the run here."""
+    found: dict[Path, _Model] = {}
+    models: dict[str, _Model] = {}
+    for name in {options.model or settings.scoring.model for options in settings.watch}:
+        folder = find_model(name or None)
+        if folder not in found:
+            passport = read_passport(folder)
+            read_weights(folder, passport)
+            found[folder] = _Model(passport, lazy_scorer(folder))
+            if passport.demonstration:
+                log.warning("model %s: %s", passport.model_id, passport.demonstration)
+        models[name] = found[folder]
+    return models
+
+
+def _start_watcher(
+    intake: Intake, settings: Settings, ended: threading.Event, inbox: "Queue[Any]", *, once: bool
+) -> None:
+    """Look at one folder, on a thread of its own; what it sees goes to the inbox in pieces, also its failure."""
+    root, options, watching = intake.plan.root, intake.plan.options, settings.watching
+
+    def sightings() -> Iterator[Sighting]:
+        if once:
+            files = scan(root)
+            yield Sighting(new=files, settled=files, gone=[])
+            return
+        yield from watch(
+            root,
             interval_s=watching.scan_interval_s,
             settle_s=watching.settle_s,
-            stop=stop,
+            stop=ended,
             arrival=options.arrival,
             events=watching.events,
         )
+
+    def look() -> None:
         try:
-            for sighting in sightings:
-                inbox.put((intake, sighting))
+            for number, sighting in enumerate(sightings()):
+                missing = intake.missing(sighting.new) if number == 0 else []
+                for piece in _pieces(sighting, missing):
+                    inbox.put((intake, piece))
+            inbox.put((intake, None))
         except Exception as error:  # noqa: BLE001 — a worker's top: without its watcher the run must stop loudly
             inbox.put(Halt(error))
 
-    threading.Thread(target=look, name=f"watch {intake.plan.root.name}", daemon=True).start()
+    threading.Thread(target=look, name=f"watch {root.name}", daemon=True).start()
+
+
+def _pieces(sighting: Sighting, missing: list[Path]) -> Iterator[Sighting]:
+    """Yield a sighting in pieces, so that a large folder does not hold the database in one long transaction."""
+    for start in range(0, len(sighting.new), SIGHTING_PIECE):
+        yield Sighting(sighting.new[start : start + SIGHTING_PIECE], [], [])
+    for start in range(0, len(sighting.settled), SIGHTING_PIECE):
+        yield Sighting([], sighting.settled[start : start + SIGHTING_PIECE], [])
+    if sighting.gone or missing:
+        yield Sighting([], [], [*sighting.gone, *missing])
 
 
 class _Loop:
@@ -161,20 +219,25 @@ class _Loop:
         self._inbox = inbox
         self._on_progress = on_progress
         self._next_report = 0.0
+        self._watched_out: set[int] = set()
+
+    @property
+    def idle(self) -> bool:
+        """Say whether every folder was looked at to its end and all that was found is done."""
+        watched = len(self._watched_out) == len(self._intakes)
+        return watched and self._inbox.empty() and not any(intake.busy for intake in self._intakes)
 
     def until(self, finished: Callable[[], bool]) -> None:
         """Handle messages until `finished`; look at it at least five times a second."""
         while not finished():
-            messages = self._take(0.2)
-            if messages:
-                self.handle(messages)
-            for intake in self._intakes:
-                intake.retry_due()
+            self._handle(self._take(0.2))
+        self._report(last=True)
 
     def drain(self) -> None:
-        """Write what has come back after the pipeline was closed."""
+        """Write the outcomes that have come back after the pipeline was closed."""
         while messages := self._take(0.0):
-            self.handle([m for m in messages if not (isinstance(m, tuple) and isinstance(m[1], Sighting))])
+            self._handle([message for message in messages if isinstance(message, Outcome)])
+        self._report(last=True)
 
     def _take(self, timeout_s: float) -> list[Any]:
         messages: list[Any] = []
@@ -186,33 +249,37 @@ class _Loop:
             pass
         return messages
 
-    def handle(self, messages: list[Any]) -> None:
-        """Write messages in one transaction."""
-        with self._engine.begin() as connection:
-            for message in messages:
-                self._handle(connection, message)
-        if self._on_progress and time.monotonic() >= self._next_report:
+    def _handle(self, messages: list[Any]) -> None:
+        """Write messages, and files that are due again, in one transaction; then stop for what halts the run."""
+        if messages or any(intake.has_due for intake in self._intakes):
+            with self._engine.begin() as connection:
+                for message in messages:
+                    self._write(connection, message)
+                for intake in self._intakes:
+                    intake.retry_due(connection)
+        for message in messages:
+            if isinstance(message, Halt):
+                _halt(message.error)
+        self._report()
+
+    def _write(self, connection: Connection, message: Any) -> None:
+        if isinstance(message, Outcome):
+            self._by_recipe[id(message.job.recipe)].finish(connection, message)
+        elif not isinstance(message, Halt):
+            intake, payload = message
+            if payload is None:
+                self._watched_out.add(id(intake))
+            elif isinstance(payload, Sighting):
+                intake.see(connection, payload)
+            else:
+                intake.inspected(connection, payload)
+
+    def _report(self, *, last: bool = False) -> None:
+        if self._on_progress and (last or time.monotonic() >= self._next_report):
             began = time.monotonic()
             self._on_progress(self.progress())
             # Counting takes longer the larger the plate is; it may take a twentieth of the time at most.
             self._next_report = time.monotonic() + max(0.25, 20 * (time.monotonic() - began))
-
-    def _handle(self, connection: Connection, message: Any) -> None:
-        if isinstance(message, Halt):
-            if isinstance(message.error, SesmoError):
-                raise message.error
-            text = (
-                f"the run cannot go on: {type(message.error).__name__}: {message.error}; images not scored stay pending"
-            )
-            raise ModelError(text) from message.error
-        if isinstance(message, Outcome):
-            self._by_recipe[id(message.job.recipe)].finish(connection, message)
-            return
-        intake, payload = message
-        if isinstance(payload, Sighting):
-            intake.see(connection, payload)
-        else:
-            intake.inspected(connection, payload)
 
     def progress(self) -> Progress:
         """Return how far the run has come."""
@@ -221,31 +288,30 @@ class _Loop:
         return Progress(**totals, cells=sum(intake.cells for intake in self._intakes))
 
 
+def _halt(error: Exception) -> None:
+    if isinstance(error, SesmoError):
+        raise error
+    text = f"the run cannot go on: {type(error).__name__}: {error}; images not scored stay pending"
+    raise ModelError(text) from error
+
+
 def _open_intakes(
-    settings: Settings, engine: Engine, pipeline: Pipeline, inbox: "Queue[Any]", *, once: bool
+    settings: Settings,
+    roots: list[Path],
+    models: dict[str, _Model],
+    engine: Engine,
+    pipeline: Pipeline,
+    post: Callable[[Any], None],
+    *,
+    once: bool,
 ) -> list[Intake]:
-    """Wire every watched folder; models are shared between folders that name the same one."""
-    scorers: dict[Path, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {}
-    passports: dict[Path, ModelPassport] = {}
+    """Wire every watched folder to its model, its plate map and what the ledger knows of it."""
     intakes = []
     with engine.begin() as connection:
-        for options in settings.watch:
-            root = options.folder.expanduser().resolve()
-            if not root.is_dir():
-                raise UsageError(f"there is no folder {root} to watch; create it or correct the path")
-            folder = find_model(options.model or settings.scoring.model or None)
-            if folder not in scorers:
-                passports[folder] = read_passport(folder)
-                read_weights(folder, passports[folder])  # a model that cannot be trusted ends the run here
-                scorers[folder] = lazy_scorer(folder)
-                if passports[folder].demonstration:
-                    log.warning("model %s: %s", passports[folder].model_id, passports[folder].demonstration)
-                if not once:
-                    # A night's run learns at its start, not at the first image, whether the network works.
-                    scorers[folder](np.zeros((1, passports[folder].input_px, passports[folder].input_px), np.uint8))
-            plan = _plan(root, options, passports[folder], scorers[folder], ensure_model(connection, passports[folder]))
-            plan = replace(plan, retries=0 if once else settings.watching.retries)
-            intake = Intake(plan, pipeline, inbox.put)
+        for root, options in zip(roots, settings.watch, strict=True):
+            model = models[options.model or settings.scoring.model]
+            plan = _plan(root, options, model, ensure_model(connection, model.passport))
+            intake = Intake(replace(plan, retries=0 if once else settings.watching.retries), pipeline, post)
             intake.load(connection)
             intakes.append(intake)
             if options.platemap:
@@ -253,42 +319,34 @@ def _open_intakes(
     return intakes
 
 
-def _plan(
-    root: Path,
-    options: Watch,
-    passport: ModelPassport,
-    score: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    model_key: int,
-) -> WatchPlan:
-    parse = open_layout(options.layout, pattern=options.pattern or None, wells=options.wells or None)
-
+def _plan(root: Path, options: Watch, model: _Model, model_key: int) -> WatchPlan:
     def prepare(file: ImageFile) -> Prepared:
-        return prepare_file(file, passport)
+        return prepare_file(file, model.passport)
 
     return WatchPlan(
         root=root,
         options=options,
-        parse=parse,
-        recipe=Recipe(passport.model_id, prepare, score),
+        parse=open_layout(options.layout, pattern=options.pattern or None, wells=options.wells or None),
+        recipe=Recipe(model.passport.model_id, prepare, model.score),
         model_key=model_key,
-        threshold=passport.threshold,
+        threshold=model.passport.threshold,
         barcodes=read_barcodes(options.barcodes) if options.barcodes else {},
     )
 
 
 def prepare_file(file: ImageFile, passport: ModelPassport) -> Prepared:
     """Read one image and crop its cells; raise IncompleteImageError when the file changed meanwhile."""
-    read = ndtiff_pixels if is_ndtiff(file.path) else read_pixels
-    pixels = read(file.path, file.page)
+    appended = is_ndtiff(file.path)  # its index grows while it is read, and what stands there stays
+    pixels = ndtiff_pixels(file.path, file.page) if appended else read_pixels(file.path, file.page)
     now = sight(file.path)
-    if (now.size, now.mtime_ns) != (file.size, file.mtime_ns):
+    if not appended and (now.size, now.mtime_ns) != (file.size, file.mtime_ns):
         raise IncompleteImageError(f"{file.path} changed while it was being read; it is read again when it rests")
     digest = hashlib.sha256(repr((pixels.shape, pixels.dtype.str)).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return Prepared(prepare_field(FieldImage(file, pixels), passport), digest.hexdigest())
 
 
-def lazy_scorer(folder: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def lazy_scorer(folder: Path) -> Score:
     """Return a scoring function that loads its network on first use: a folder without cells needs none."""
     loaded: list[Any] = []
 

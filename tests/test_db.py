@@ -127,7 +127,7 @@ def test_the_ledger_wants_a_reason_and_one_scored_image_a_site(engine: Engine) -
         first, second = ledger.insert_images(connection, [image_row("a", plate), image_row("b", plate)])
         ledger.update_images(connection, [{"image_id": first, "state": "scored", "reason": ""}])
     with engine.begin() as connection:
-        owner = ledger.site_owner(connection, {**image_row("b", plate), "id": second})
+        owner = ledger.site_owner(connection, second, image_row("b", plate))
         assert owner == (first, "a", None)
     with pytest.raises(IntegrityError), engine.begin() as connection:
         ledger.update_images(connection, [{"image_id": second, "state": "scored", "reason": ""}])
@@ -141,11 +141,30 @@ def test_known_images_are_those_below_the_folder_and_not_superseded(connection: 
     rows = [image_row(p, None) for p in ("/data/a/1.tif", "/data/ab/2.tif", "/data/a_b/3.tif", "/data/a/b/4.tif")]
     rows.append(image_row("/data/a/1.tif", None, generation=2))
     ids = ledger.insert_images(connection, rows)
-    ledger.set_state(connection, [ids[0]], "superseded", "changed")
+    ledger.update_images(connection, [{"image_id": ids[0], "state": "superseded", "reason": "changed"}])
     found = ledger.known_images(connection, Path("/data/a"))
     assert [(row.path, row.generation) for row in found] == [("/data/a/1.tif", 2), ("/data/a/b/4.tif", 1)]
-    assert [row.path for row in ledger.images_like(connection, "4.tif", 10, 20)] == ["/data/a/b/4.tif"]
-    assert ledger.image_counts(connection) == {"pending": 4, "superseded": 1}
+    assert ledger.next_generation(connection, "/data/a/1.tif", 0) == 3
+    assert ledger.next_generation(connection, "/data/a/9.tif", 0) == 1
+
+
+def test_a_file_that_moved_is_found_by_its_pixels_and_keeps_its_row(connection: Connection) -> None:
+    plate = plates.find_or_add_plate(connection, "P", "r", "f")
+    old, other, new = ledger.insert_images(
+        connection,
+        [image_row("/a/1.tif", plate), image_row("/a/1.tif", plate, generation=2), image_row("/b/1.tif", plate)],
+    )
+    ledger.update_images(connection, [{"image_id": old, "state": "superseded", "reason": "changed"}])
+    ledger.update_images(connection, [{"image_id": other, "state": "scored", "reason": "", "sha256": "ff"}])
+    file = ImageFile(Path("/b/1.tif"), 0, Site("P", "B03", 1, 1), 10, 20)
+    assert ledger.moved_from(connection, new, file, 0, "ee") == []
+    assert ledger.moved_from(connection, new, replace(file, mtime_ns=21), 0, "ff") == []
+    assert ledger.moved_from(connection, new, file, 0, "ff") == [(other, "/a/1.tif")]
+    ledger.adopt(connection, new, other, "/b/1.tif")
+    assert ledger.known_images(connection, Path("/a")) == []
+    (row,) = ledger.known_images(connection, Path("/b"))
+    assert (row.image_id, row.generation, row.state) == (other, 2, "scored")
+    assert ledger.next_generation(connection, "/a/1.tif", 0) == 1
 
 
 def test_the_well_score_view_forgets_superseded_images(connection: Connection) -> None:
@@ -167,7 +186,7 @@ def test_the_well_score_view_forgets_superseded_images(connection: Connection) -
     histogram = connection.execute(select(FieldScore.histogram).order_by(FieldScore.image_id)).scalars().first()
     assert histogram is not None
     assert (sum(histogram), histogram[8], histogram[24]) == (2, 1, 1)
-    ledger.set_state(connection, [ids[1]], "superseded", "changed")
+    ledger.update_images(connection, [{"image_id": ids[1], "state": "superseded", "reason": "changed"}])
     assert queries.well_scores(connection, plate, model)[0]["n_cells"] == 2
     assert queries.well_scores(connection, plate, model, ["A01"]) == []
 

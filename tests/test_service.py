@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 
 from db.engine import open_reader
+from sesmo_live import service
 from sesmo_live.config import Settings
 from sesmo_live.errors import ModelError, SesmoError, StoreError, UsageError
 from sesmo_live.records import WellScore
 from sesmo_live.results import timecourse
 from sesmo_live.service import Progress, Summary, run, score_folder
 from tests.conftest import settings, write_image
-from tests.stub import write_stub_model
+from tests.stub import mean_grey, write_stub_model
 
 pytestmark = pytest.mark.usefixtures("stub_scorer")
 
@@ -360,18 +362,29 @@ def test_hours_count_from_treatment_else_from_the_first_image_else_by_frame_inte
     assert [score.hours for score in course(tmp_path / "c.db")] == pytest.approx([1, 4, 16])
 
 
-def test_stopping_early_leaves_the_rest_pending_and_the_next_run_goes_on(tmp_path: Path, stub_model: Path) -> None:
-    for k in range(1, 31):
+def test_stopping_early_leaves_the_rest_pending_and_the_next_run_goes_on(
+    tmp_path: Path, stub_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(1, 101):
         write_image(tmp_path / "in" / f"A01_f{k}_t1_cPhase_z0.tif", k)
     config = settings(tmp_path / "in", tmp_path / "s.db", stub_model, plate="P")
     stop = threading.Event()
-    stop.set()
-    first = score_folder(config, stop)
-    assert first.progress.images == 30
+
+    def slow(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        stop.set()
+        time.sleep(0.2)
+        return mean_grey(crops)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "lazy_scorer", lambda _: slow)
+        first = score_folder(config, stop)
+    assert first.progress.images == 100
+    assert first.progress.scored > 0
     assert first.progress.pending > 0
+    assert rows(tmp_path / "s.db", "SELECT count(*) FROM field_score") == [(first.progress.scored,)]
     second = score_folder(config)
-    assert second.progress.scored + second.progress.unchanged == 30
-    assert rows(tmp_path / "s.db", "SELECT count(*), count(DISTINCT image_id) FROM field_score") == [(30, 30)]
+    assert (second.progress.scored, second.progress.unchanged) == (100 - first.progress.scored, first.progress.scored)
+    assert rows(tmp_path / "s.db", "SELECT count(*), count(DISTINCT image_id) FROM field_score") == [(100, 100)]
 
 
 def test_what_cannot_start_says_why(tmp_path: Path, stub_model: Path) -> None:

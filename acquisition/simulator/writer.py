@@ -5,6 +5,7 @@ import io
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -53,18 +54,26 @@ def write_plate(
     of `layout`. Ends after the current image once `stop` is set.
     """
     named = name_of or layout_names(layout)
-    for site in plate.sites:
-        if stop is not None and stop.is_set():
-            return
-        began = time.monotonic()
-        moment = acquired_at(plate, site)
-        path = folder / named(site, moment)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = render_field(plate, site.well, site.field, site.timepoint)
-        data = tiff_bytes(pixels, plate, site)
-        (_write_slowly if slow_bytes else _write_at_once)(path, data)
-        yield path
-        time.sleep(max(0.0, began + interval_s - time.monotonic()))
+    # The next image is rendered while this one is written, as a camera exposes while the disk still works.
+    with ThreadPoolExecutor(1, "virtual camera") as camera:
+        ahead: Future[bytes] | None = None
+        sites = plate.sites
+        for site, following in zip(sites, [*sites[1:], None], strict=True):
+            if stop is not None and stop.is_set():
+                return
+            began = time.monotonic()
+            path = folder / named(site, acquired_at(plate, site))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = ahead.result() if ahead else _exposed(plate, site)
+            ahead = camera.submit(_exposed, plate, following) if following else None
+            (_write_slowly if slow_bytes else _write_at_once)(path, data)
+            yield path
+            time.sleep(max(0.0, began + interval_s - time.monotonic()))
+
+
+def _exposed(plate: VirtualPlate, site: Site) -> bytes:
+    """Return the TIFF of one image."""
+    return tiff_bytes(render_field(plate, site.well, site.field, site.timepoint), plate, site)
 
 
 def layout_names(layout: str) -> NameOf:

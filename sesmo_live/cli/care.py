@@ -1,30 +1,25 @@
 """Plate maps, models and the database: platemap, model, db."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sesmo_live.cli.options import ConfigOption, DatabaseOption, FormatOption, WellsOption, ZoneOption, database_of
+from sesmo_live.cli.options import (
+    ConfigOption,
+    DatabaseOption,
+    FormatOption,
+    WellsOption,
+    ZoneOption,
+    database_of,
+    parse_moment,
+)
 from sesmo_live.cli.output import Format, say, show, show_json
 from sesmo_live.errors import UsageError
 
 platemap_app = typer.Typer(help="What is in the wells: compounds, doses, controls.", no_args_is_help=True)
 model_app = typer.Typer(help="Models and their passports.", no_args_is_help=True)
 db_app = typer.Typer(help="Care of the database.", no_args_is_help=True)
-
-
-def parse_moment(text: str | None, timezone: str | None) -> datetime | None:
-    """Read an ISO 8601 time; one without a zone is in `timezone`, else this computer's."""
-    from sesmo_live.config import in_zone
-
-    if text is None:
-        return None
-    try:
-        return in_zone(datetime.fromisoformat(text), timezone or "")
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no time ({error}); write it as 2026-11-20T18:00+01:00") from error
 
 
 @platemap_app.command("import")

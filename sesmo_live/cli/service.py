@@ -64,10 +64,6 @@ def progress_bar() -> Iterator[Callable[["Progress"], None] | None]:
         yield report
 
 
-def _watch_options(**values: Any) -> dict[str, Any]:
-    return values
-
-
 def score(
     folder: Annotated[Path | None, typer.Argument(help="folder of images, read once")] = None,
     conditions: Annotated[
@@ -93,19 +89,28 @@ def score(
 ) -> None:
     """Score everything in a folder once (back-fill); what was scored before stays as it is."""
     if conditions is not None:
-        _score_conditions(conditions, out, model, pixel_um, output)
+        _score_conditions(conditions, out, o.model_of(model, config), pixel_um, output)
         return
     if folder is None:
         raise UsageError("score needs a folder of images, or --conditions with a folder of condition folders")
-    from sesmo_live.service import score_folder
-
-    watch = _watch_options(
-        folder=folder, plate=plate, layout=layout, pattern=pattern, channel=channel, z=z, pixel_um=pixel_um,
-        timezone=timezone, frame_interval_s=frame_interval_s, plate_wells=plate_wells, platemap=platemap,
-        treated_at=treated_at,
-    )  # fmt: skip
+    watch = {
+        "folder": folder,
+        "plate": plate,
+        "layout": layout,
+        "pattern": pattern,
+        "channel": channel,
+        "z": z,
+        "pixel_um": pixel_um,
+        "timezone": timezone,
+        "frame_interval_s": frame_interval_s,
+        "plate_wells": plate_wells,
+        "platemap": platemap,
+        "treated_at": o.parse_moment(treated_at, timezone),
+    }
     settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=watch)
     with stop_on_signal() as stop, progress_bar() as report:
+        from sesmo_live.service import score_folder
+
         summary = score_folder(settings, stop, report)
     show_summary(summary, output)
     if summary.progress.pending:
@@ -169,19 +174,28 @@ def run(
     config: o.ConfigOption = None,
 ) -> None:
     """Watch folders and score what lands, until Ctrl-C or SIGTERM."""
-    from sesmo_live import service
-
-    values = _watch_options(
-        folder=watch, plate=plate, layout=layout, pattern=pattern, channel=channel, z=z, pixel_um=pixel_um,
-        timezone=timezone, frame_interval_s=frame_interval_s, plate_wells=plate_wells, platemap=platemap,
-        treated_at=treated_at,
-    )  # fmt: skip
-    settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=values)
-    with stop_on_signal() as stop:
+    values = {
+        "folder": watch,
+        "plate": plate,
+        "layout": layout,
+        "pattern": pattern,
+        "channel": channel,
+        "z": z,
+        "pixel_um": pixel_um,
+        "timezone": timezone,
+        "frame_interval_s": frame_interval_s,
+        "plate_wells": plate_wells,
+        "platemap": platemap,
+        "treated_at": o.parse_moment(treated_at, timezone),
+    }
+    with stop_on_signal() as stop:  # before the slow imports, so that a stop at any moment is a clean one
+        settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=values)
         folders = ", ".join(str(item.folder) for item in settings.watch)
         if folders:
             say([f"watching {folders}; scores go to {settings.database.url}; Ctrl-C ends"])
-        summary = service.run(settings, stop, _Ticker())
+        from sesmo_live.service import run as serve
+
+        summary = serve(settings, stop, _Ticker())
     show_summary(summary, Format.table)
 
 

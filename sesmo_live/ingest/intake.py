@@ -3,38 +3,29 @@
 One thread calls everything here, with the one write connection; work runs elsewhere and comes back as messages.
 """
 
-import contextlib
 import heapq
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from acquisition.folder import SeenFile, Sighting
-from acquisition.layouts import Named
 from acquisition.metadata import PageInfo
+from acquisition.ndtiff import is_ndtiff
 from db import ledger, scores
 from db.engine import utc_now
 from db.ledger import LedgerRow
 from sesmo_live.errors import ImageError, IncompleteImageError, SesmoError
 from sesmo_live.ingest.choice import NOT_CHOSEN
-from sesmo_live.ingest.placing import (
-    WAITING,
-    Page,
-    WatchPlan,
-    classify,
-    inspect,
-    place_pages,
-    sight,
-)
+from sesmo_live.ingest.placing import TURN, WAITING, Page, WatchPlan, classify, inspect, place_pages, sight
 from sesmo_live.ingest.plates import PlateBook, PlateState
-from sesmo_live.ingest.rows import blank_row, ledger_row, place_columns
+from sesmo_live.ingest.rows import FileState, change, insert, is_misplaced, match_pages, measured, new_row, place_of
 from sesmo_live.pipeline import Job, Outcome, Pipeline
 from sesmo_live.records import ImageFile, ImageState
 
@@ -42,6 +33,11 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5.0
 """Seconds before the first new attempt at a file that was incomplete or unreadable; doubled each time."""
+
+FILES_UNDER_WAY = 64
+"""Files handed out at a time; the others wait, so that a large folder costs no memory and gives scores at once."""
+
+WENT_AWAY = "the file went away before it was scored; put it back to have it scored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +53,15 @@ class Intake:
 
     def __init__(self, plan: WatchPlan, pipeline: Pipeline, post: Callable[[Any], None]) -> None:
         self.plan = plan
-        self._under_way: Counter[str] = Counter()  # by path: inspections and images handed out and not yet back
-        self._again: dict[str, SeenFile] = {}  # files sighted anew while they were under way
-        self.rows: dict[str, list[LedgerRow]] = {}
         self.cells = 0
         """Cells scored in this run."""
         self._pipeline = pipeline
         self._post = post
-        self._names: dict[str, Named] = {}
         self._book = PlateBook(plan)
-        self._pages: dict[int, Page] = {}
+        self._files: dict[str, FileState] = {}
         self._touched: set[int] = set()
+        self._ready: deque[SeenFile] = deque()
+        self._under_way = 0
         self._due: list[tuple[float, Path]] = []
 
     # -- sightings -------------------------------------------------------------------------------------------------
@@ -75,320 +69,324 @@ class Intake:
     def load(self, connection: Connection) -> None:
         """Read what the ledger already knows of this folder."""
         for row in ledger.known_images(connection, self.plan.root):
-            self.rows.setdefault(row.path, []).append(row)
+            self._files.setdefault(row.path, FileState(Path(row.path))).rows[row.page] = row
+
+    def missing(self, files: Iterable[SeenFile]) -> list[Path]:
+        """Return the known files that the first scan did not find."""
+        found = {str(file.path) for file in files}
+        return [state.path for path, state in self._files.items() if path not in found]
 
     def see(self, connection: Connection, sighting: Sighting) -> None:
         """Enter new files, start settled ones, and mark those that went away unscored."""
-        fresh = [file for file in sighting.new if self._is_fresh(connection, file)]
-        rows = [self._new_row(connection, file) for file in fresh]
-        for file, values, image_id in zip(fresh, rows, ledger.insert_images(connection, rows), strict=True):
-            self.rows[str(file.path)] = [ledger_row(image_id, values)]
-            self._touched.add(image_id)
+        self._enter(connection, sighting.new)
         for plate in self._book.review(connection):
             self._change_sides(connection, plate)
-        for file in sighting.settled:
-            self._start(file)
+        self._ready.extend(sighting.settled)
         for path in sighting.gone:
-            lost = [row for row in self.rows.get(str(path), []) if row.state == "pending"]
-            self._set(
-                connection, lost, "failed", "the file went away before it was scored; put it back to have it scored"
-            )
-            for row in lost:
-                row.size = -1  # so that the same file is new again when it comes back
+            self._lose(connection, path)
+        self._feed()
 
-    def retry_due(self) -> None:
+    def _enter(self, connection: Connection, files: list[SeenFile]) -> None:
+        """Give new files their rows, and known ones another look: names are parsed anew, failures get a chance."""
+        fresh: list[FileState] = []
+        values: list[dict[str, Any]] = []
+        for seen in files:
+            state = self._files.setdefault(str(seen.path), FileState(seen.path))
+            named, verdict, reason = classify(self.plan, seen.path)
+            state.present, state.attempts = True, 0
+            state.named = named if verdict == "pending" else None
+            state.plate = self._book.plate_of(connection, state.named, seen) if state.named else None
+            place: dict[str, Any] = {}
+            if state.named and state.plate:
+                place = {"plate_id": state.plate.plate_id, "channel": state.named.channel, "z": state.named.z}
+                if state.named.well is not None:
+                    where = ("well", "field", "timepoint")
+                    place |= {name: getattr(state.named, name) for name in where}
+            if not state.rows:
+                fresh.append(state)
+                values.append(new_row(seen, verdict, reason, place))
+                continue
+            rows = state.rows.values()
+            if verdict != "pending":
+                self._set(connection, [row for row in rows if row.state != "scored"], verdict, reason)
+                continue
+            again = [row for row in rows if row.state == "failed" or (row.state == "skipped" and row.well is None)]
+            change(connection, again, state="pending", reason=WAITING)
+            state.misplaced = is_misplaced(state, place)
+        for state, row in zip(fresh, insert(connection, values), strict=True):
+            state.rows[0] = row
+            self._touched.add(row.image_id)
+
+    def _lose(self, connection: Connection, path: Path) -> None:
+        """Note that a file is no longer there; what was scored of it stays."""
+        state = self._files.get(str(path))
+        if state is not None:
+            state.present = False
+            self._set(connection, [row for row in state.rows.values() if row.state == "pending"], "failed", WENT_AWAY)
+
+    def retry_due(self, connection: Connection) -> None:
         """Start again the files whose waiting time is over."""
         while self._due and self._due[0][0] <= time.monotonic():
             path = heapq.heappop(self._due)[1]
-            with contextlib.suppress(OSError):  # a file that went away is the next sighting's business
-                self._start(sight(path))
+            try:
+                self._ready.append(sight(path))
+            except OSError:
+                self._lose(connection, path)
+        self._feed()
 
-    def _is_fresh(self, connection: Connection, file: SeenFile) -> bool:
-        """Say whether a file needs a ledger row; names are parsed anew in every run, as layouts get corrected."""
-        known = self.rows.get(str(file.path)) or self._moved(connection, file)
-        if known is None:
-            return True
-        named, state, reason = classify(self.plan, file.path)
-        if named is not None and not named.skip:
-            self._names[str(file.path)] = named
-            self._book.plate_of(connection, named, file)
-        if state != "pending" and known[0].state != "scored":
-            self._set(connection, [row for row in known if (row.state, row.reason) != (state, reason)], state, reason)
-        elif state == "pending" and known[0].plate_id is None:
-            values = self._new_row(connection, file)
-            ledger.update_images(connection, [{"image_id": known[0].image_id, **values}])
-            self.rows[str(file.path)] = [ledger_row(known[0].image_id, values)]
-        return False
-
-    def _moved(self, connection: Connection, file: SeenFile) -> list[LedgerRow] | None:
-        """Return the rows of a file that was moved here from where it was scored, at their new path."""
-        rows = ledger.images_like(connection, file.path.name, file.size, file.mtime_ns)
-        rows = [row for row in rows if not Path(row.path).exists()]
-        if not rows:
-            return None
-        rows = [row for row in rows if row.path == rows[0].path]
-        ledger.update_images(connection, [{"image_id": row.image_id, "path": str(file.path)} for row in rows])
-        for row in rows:
-            row.path = str(file.path)
-        self.rows[str(file.path)] = rows
-        return rows
-
-    def _new_row(self, connection: Connection, file: SeenFile) -> dict[str, Any]:
-        named, state, reason = classify(self.plan, file.path)
-        values = blank_row(file, state, reason)
-        if named is not None and not named.skip:
-            self._names[str(file.path)] = named
-            plate = self._book.plate_of(connection, named, file)
-            values |= {"plate_id": plate.plate_id, "channel": named.channel, "z": named.z}
-            if named.well is not None:
-                values |= {"well": named.well, "field": named.field, "timepoint": named.timepoint}
-        return values
+    @property
+    def has_due(self) -> bool:
+        """Say whether a file's waiting time is over."""
+        return bool(self._due) and self._due[0][0] <= time.monotonic()
 
     # -- work ------------------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
-        """Say whether files or images are handed out and not yet back."""
-        return bool(self._under_way)
+        """Say whether files are handed out or wait to be."""
+        return bool(self._under_way or self._ready)
 
-    def _back(self, path: Path) -> None:
-        """Note that something handed out is back; start the file again if it was sighted anew meanwhile."""
-        self._under_way -= Counter({str(path): 1})
-        if str(path) not in self._under_way and str(path) in self._again:
-            self._start(self._again.pop(str(path)))
+    def _feed(self) -> None:
+        while self._ready and self._under_way < FILES_UNDER_WAY:
+            self._start(self._ready.popleft())
 
-    def _start(self, file: SeenFile) -> None:
+    def _start(self, seen: SeenFile) -> None:
         """Have a settled file inspected, unless all of it is done already."""
-        if str(file.path) in self._under_way:
-            self._again[str(file.path)] = file
+        state = self._files[str(seen.path)]
+        if state.under_way:
+            state.again = seen
             return
-        rows = self.rows[str(file.path)]
-        if str(file.path) not in self._names:
-            return
-        if all((row.size, row.mtime_ns) == (file.size, file.mtime_ns) and self._final(row) for row in rows):
+        if state.named is None or self._finished(state, seen):
             return
 
         def task() -> None:
             try:
-                found: list[PageInfo] | SesmoError | OSError = inspect(file.path)
+                found: list[PageInfo] | SesmoError | OSError = inspect(seen.path)
             except (SesmoError, OSError) as error:
                 found = error
             except Exception as error:  # noqa: BLE001 — a worker's top: one file's surprise must not end the night
-                found = ImageError(
-                    f"{file.path} could not be read: {type(error).__name__}: {error}; please report this"
-                )
-            self._post((self, Inspected(file, found)))
+                found = ImageError(f"{seen.path} could not be read: {type(error).__name__}: {error}; please report it")
+            self._post((self, Inspected(seen, found)))
 
-        self._under_way[str(file.path)] += 1
+        state.under_way = 1
+        self._under_way += 1
         self._pipeline.call(task)
+
+    def _back(self, state: FileState) -> None:
+        """Note that something handed out is back; start the file again if it was sighted anew meanwhile."""
+        state.under_way -= 1
+        if state.under_way == 0:
+            self._under_way -= 1
+            state.pages.clear()
+            if state.again is not None:
+                self._ready.appendleft(state.again)
+                state.again = None
+            self._feed()
+
+    def _finished(self, state: FileState, seen: SeenFile) -> bool:
+        unchanged = all((row.size, row.mtime_ns) == (seen.size, seen.mtime_ns) for row in state.rows.values())
+        return unchanged and not state.misplaced and all(self._final(row) for row in state.rows.values())
 
     def _final(self, row: LedgerRow) -> bool:
         return self.plan.model_key in row.scored_by if row.state == "scored" else row.state != "pending"
 
     def inspected(self, connection: Connection, found: Inspected) -> None:
         """Place the pages of a file, enter those that are new, and hand the chosen ones to the pipeline."""
-        self._take_up(connection, found)
-        self._back(found.file.path)
-
-    def _take_up(self, connection: Connection, found: Inspected) -> None:
-        file, rows = found.file, self.rows[str(found.file.path)]
+        state = self._files[str(found.file.path)]
         if isinstance(found.pages, Exception):
-            self._trouble(connection, rows, file, found.pages)
-            return
-        named = self._names[str(file.path)]
-        plate = self._book.plate_of(connection, named, file)
-        try:
-            pages = place_pages(self.plan, file, plate.name, plate.run, named, found.pages)
-        except ImageError as error:
-            self._trouble(connection, rows, file, error)
-            return
-        self._enter_pages(connection, plate, file, pages)
-        seen = [(page.site.channel, page.channel_label, page.site.z) for page in pages]
-        if self._book.choose(connection, plate, seen):
-            self._change_sides(connection, plate)
-        for row in self.rows[str(file.path)]:
-            changed = (row.size, row.mtime_ns) != (file.size, file.mtime_ns)
-            if row.state != "superseded" and (changed or not self._final(row)):
-                self._submit(connection, plate, row, file)
+            self._trouble(connection, state, list(state.rows.values()), found.file, found.pages)
+        else:
+            self._take_up(connection, state, found.file, found.pages)
+        self._back(state)
 
-    def _enter_pages(self, connection: Connection, plate: PlateState, file: SeenFile, pages: list[Page]) -> None:
-        """Give every page its row, at the place that is now known of it."""
-        rows = {row.page: row for row in self.rows[str(file.path)]}
-        new = [page for page in pages if page.page not in rows]
-        values = [blank_row(file, "pending", WAITING) | place_columns(page, plate.plate_id) for page in new]
-        for page, row_values, image_id in zip(new, values, ledger.insert_images(connection, values), strict=True):
-            rows[page.page] = ledger_row(image_id, row_values)
-            self._touched.add(image_id)
-        named = self._names[str(file.path)]
+    def _take_up(self, connection: Connection, state: FileState, seen: SeenFile, infos: list[PageInfo]) -> None:
+        plate, named = state.plate, state.named
+        if plate is None or named is None:  # its name was judged anew since it was handed out
+            return
+        try:
+            pages = place_pages(self.plan, seen, plate.name, plate.run, named, infos)
+        except ImageError as error:
+            self._trouble(connection, state, list(state.rows.values()), seen, error)
+            return
+        entered, lost = match_pages(connection, state, plate.plate_id, seen, pages)
+        self._touched.update(row.image_id for row in entered)
+        self._set(connection, lost, "superseded", f"the file was changed and has {len(pages)} pages now")
+        if self._book.choose(connection, plate, [(p.site.channel, p.channel_label, p.site.z) for p in pages]):
+            self._change_sides(connection, plate)
         for page in pages:
-            row = rows[page.page]
-            self._pages[row.image_id] = page
-            if page not in new and (named.well is None or len(pages) > 1 or row.channel != page.site.channel):
-                ledger.update_images(connection, [{"image_id": row.image_id, **place_columns(page, plate.plate_id)}])
-                row.plate_id, row.channel, row.z = plate.plate_id, page.site.channel, page.site.z
-        self.rows[str(file.path)] = [rows[number] for number in sorted(rows)]
+            self._submit(connection, state, state.rows[page.page], page, seen)
+
+    def _submit(self, connection: Connection, state: FileState, row: LedgerRow, page: Page, seen: SeenFile) -> None:
+        """Hand one page to the pipeline, unless it is done, or not to be scored."""
+        reason = state.plate.not_chosen(row.channel, row.z) if state.plate else ""
+        if reason:
+            self._set(connection, [row], "skipped", reason)
+            change(connection, [row], size=seen.size, mtime_ns=seen.mtime_ns)
+            return
+        unchanged = (row.size, row.mtime_ns) == (seen.size, seen.mtime_ns)
+        # NDTiff is only ever appended to: what was scored of it is not read again when it grows.
+        if self._final(row) and (unchanged or (row.state == "scored" and is_ndtiff(seen.path))):
+            change(connection, [row], size=seen.size, mtime_ns=seen.mtime_ns)
+            return
+        image = ImageFile(seen.path, row.page, page.site, seen.size, seen.mtime_ns, page.acquired_at, page.pixel_um)
+        state.pages[row.page] = page
+        state.under_way += 1
+        self._pipeline.submit(Job(row.image_id, image, self.plan.recipe))
 
     def _change_sides(self, connection: Connection, plate: PlateState) -> None:
         """Let go images of a channel that was scored until a better one turned up, and take up the others."""
-        for rows in self.rows.values():
-            for row in rows:
-                if row.plate_id != plate.plate_id:
+        for state in self._files.values():
+            for row in state.rows.values():
+                if row.plate_id != plate.plate_id or not state.present:
                     continue
                 reason = plate.not_chosen(row.channel, row.z)
                 if row.state == "scored" and reason:
                     self._set(connection, [row], "skipped", reason)
                 elif row.state == "skipped" and row.reason.startswith(NOT_CHOSEN) and not reason:
-                    self._set(connection, [row], "pending", "waiting to be scored")
-                    self._start(SeenFile(Path(row.path), row.size, row.mtime_ns))
-
-    def _submit(self, connection: Connection, plate: PlateState, row: LedgerRow, file: SeenFile) -> None:
-        reason = plate.not_chosen(row.channel, row.z)
-        if reason:
-            if (row.state, row.reason) != ("skipped", reason):
-                self._set(connection, [row], "skipped", reason)
-            row.size, row.mtime_ns = file.size, file.mtime_ns
-            return
-        page = self._pages[row.image_id]
-        image = ImageFile(file.path, row.page, page.site, file.size, file.mtime_ns, page.acquired_at, page.pixel_um)
-        self._under_way[str(file.path)] += 1
-        self._pipeline.submit(Job(row.image_id, image, self.plan.recipe))
+                    self._set(connection, [row], "pending", TURN)
+                    self._ready.append(SeenFile(state.path, row.size, row.mtime_ns))
 
     # -- outcomes --------------------------------------------------------------------------------------------------
 
     def finish(self, connection: Connection, outcome: Outcome) -> None:
         """Write what became of one image: scores, cells and state in the caller's one transaction."""
-        self._record(connection, outcome)
-        self._back(outcome.job.file.path)
+        state = self._files[str(outcome.job.file.path)]
+        row = state.rows.get(outcome.job.file.page)
+        if row is not None and row.image_id == outcome.job.image_id:
+            if outcome.error is not None:
+                file = outcome.job.file
+                self._trouble(connection, state, [row], SeenFile(file.path, file.size, file.mtime_ns), outcome.error)
+            else:
+                self._record(connection, state, row, outcome)
+        self._back(state)
 
-    def _record(self, connection: Connection, outcome: Outcome) -> None:
-        file = outcome.job.file
-        rows = self.rows[str(file.path)]
-        row = next(row for row in rows if row.image_id == outcome.job.image_id)
-        if outcome.error is not None:
-            self._trouble(connection, [row], SeenFile(file.path, file.size, file.mtime_ns), outcome.error)
+    def _record(self, connection: Connection, state: FileState, row: LedgerRow, outcome: Outcome) -> None:
+        if outcome.prepared is None or outcome.scores is None or state.plate is None:
+            raise TypeError("an outcome without an error carries scores, for a file that has a plate")
+        file, sha256, page = outcome.job.file, outcome.prepared.sha256, state.pages[row.page]
+        reason = state.plate.not_chosen(row.channel, row.z)
+        if reason:  # a better channel turned up while this one was being scored
+            self._set(connection, [row], "skipped", reason)
             return
-        if outcome.prepared is None or outcome.scores is None:
-            raise TypeError("an outcome without an error carries scores")
-        not_chosen = self._book.by_id(row.plate_id).not_chosen(row.channel, row.z)
-        if not_chosen:  # a better channel turned up while this one was being scored
-            self._set(connection, [row], "skipped", not_chosen)
+        if row.sha256 not in (None, sha256):
+            row = self._next_generation(connection, state, row, page, file)
+        known = row.sha256 is not None
+        row = row if known else self._adopted(connection, state, row, file, sha256)
+        place = place_of(page, state.plate.plate_id)
+        if row.state != "scored" and not self._wins(connection, row, place, sha256):
+            change(connection, [row], size=file.size, mtime_ns=file.mtime_ns)
             return
-        same = row.sha256 in (None, outcome.prepared.sha256)
-        if not same:
-            row = self._next_generation(connection, rows, row, file)
-        values = self._measured(outcome, row)
         if self.plan.model_key not in row.scored_by:
-            owner = ledger.site_owner(connection, values)
-            if owner is not None:
-                self._refuse_double(connection, row, owner, outcome.prepared.sha256)
-                return
-            quality = outcome.prepared.quality
-            scores.save_scores(
-                connection, row.image_id, self.plan.model_key, outcome.scores, self.plan.threshold, quality
-            )
+            quality, threshold = outcome.prepared.quality, self.plan.threshold
+            scores.save_scores(connection, row.image_id, self.plan.model_key, outcome.scores, threshold, quality)
             row.scored_by.add(self.plan.model_key)
             self._touched.add(row.image_id)
             self.cells += len(outcome.scores.values)
-        values.pop("id")
-        ledger.update_images(connection, [{"image_id": row.image_id, **values}])
-        row.state, row.reason, row.sha256 = "scored", "", outcome.prepared.sha256
-        row.size, row.mtime_ns = file.size, file.mtime_ns
-        self._pages.pop(row.image_id, None)
+        state.attempts = 0
+        done = {"state": "scored", "reason": "", "sha256": sha256, "size": file.size, "mtime_ns": file.mtime_ns}
+        change(connection, [row], **done, attempts=0, **measured(page), done_at=utc_now())
 
-    def _measured(self, outcome: Outcome, row: LedgerRow) -> dict[str, Any]:
-        """Return the columns of a scored image."""
-        page = self._pages[row.image_id]
-        file, prepared = outcome.job.file, outcome.prepared
-        stage = page.stage_um or (None, None)
-        return {
-            "id": row.image_id,
-            "plate_id": row.plate_id,
-            "well": page.site.well,
-            "field": page.site.field,
-            "timepoint": page.site.timepoint,
-            "channel": page.site.channel,
-            "z": page.site.z,
-            "size": file.size,
-            "mtime_ns": file.mtime_ns,
-            "acquired_at": page.acquired_at,
-            "acquired_from": page.acquired_from,
-            "pixel_um": page.pixel_um,
-            "stage_x_um": stage[0],
-            "stage_y_um": stage[1],
-            "sha256": prepared.sha256 if prepared else None,
-            "state": "scored",
-            "reason": "",
-            "done_at": utc_now(),
-        }
+    def _adopted(
+        self, connection: Connection, state: FileState, row: LedgerRow, file: ImageFile, sha256: str
+    ) -> LedgerRow:
+        """Return the row of the same image where it was scored before it moved here, else `row` itself."""
+        for old_id, old_path in ledger.moved_from(connection, row.image_id, file, row.page, sha256):
+            if not Path(old_path).exists():
+                return self._adopt(connection, state, row, old_id, old_path)
+        return row
+
+    def _adopt(self, connection: Connection, state: FileState, row: LedgerRow, old_id: int, old_path: str) -> LedgerRow:
+        ledger.adopt(connection, row.image_id, old_id, str(state.path))
+        old = self._files.get(old_path)
+        if old is not None:
+            old.rows.pop(row.page, None)
+        state.rows[row.page] = ledger.row_of(connection, old_id)
+        return state.rows[row.page]
+
+    def _wins(self, connection: Connection, row: LedgerRow, place: dict[str, Any], sha256: str) -> bool:
+        """Say whether an image may count at its place; if another one does, one of the two says why not."""
+        owner = ledger.site_owner(connection, row.image_id, place)
+        if owner is None:
+            return True
+        owner_id, path, owner_sha256 = owner
+        if owner_sha256 == sha256:
+            self._set(connection, [row], "skipped", f"a copy of {path}, which is scored")
+            return False
+        if Path(path).exists():
+            remedy = "remove one and run again, or give this plate another name"
+            self._set(connection, [row], "failed", f"a second image for the place of {path}; {remedy}")
+            return False
+        state = self._files.get(path)
+        owners = [old for old in state.rows.values() if old.image_id == owner_id] if state else []
+        owners = owners or [ledger.row_of(connection, owner_id)]
+        self._set(connection, owners, "superseded", f"its file is gone and {row.path} took its place")
+        return True
 
     def _next_generation(
-        self, connection: Connection, rows: list[LedgerRow], old: LedgerRow, file: ImageFile
+        self, connection: Connection, state: FileState, old: LedgerRow, page: Page, file: ImageFile
     ) -> LedgerRow:
         """Supersede the row of a file whose pixels changed; return the new row that takes its place."""
         changed = datetime.fromtimestamp(file.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
         self._set(connection, [old], "superseded", f"the file was changed at {changed} and scored anew")
-        page = self._pages[old.image_id]
         seen = SeenFile(file.path, file.size, file.mtime_ns)
-        values = blank_row(seen, "pending", "waiting to be scored") | place_columns(page, old.plate_id)
-        values |= {"generation": old.generation + 1}
-        row = ledger_row(ledger.insert_images(connection, [values])[0], values)
-        rows[rows.index(old)] = row
-        self._pages[row.image_id] = page
+        place = place_of(page, old.plate_id or 0)
+        (row,) = insert(connection, [new_row(seen, "pending", TURN, place)])
+        state.rows[old.page] = row
         log.warning("%s was changed after it was scored; the old scores are superseded", file.path)
         return row
 
-    def _refuse_double(
-        self, connection: Connection, row: LedgerRow, owner: tuple[int, str, str | None], sha256: str
-    ) -> None:
-        _, path, owner_sha256 = owner
-        if owner_sha256 == sha256:
-            self._set(connection, [row], "skipped", f"a copy of {path}, which is scored")
-        else:
-            self._set(
-                connection,
-                [row],
-                "failed",
-                f"a second image for the place of {path}; remove one, or give this plate another name",
-            )
-
     def _trouble(
-        self, connection: Connection, rows: list[LedgerRow], file: SeenFile, error: SesmoError | OSError
+        self,
+        connection: Connection,
+        state: FileState,
+        rows: list[LedgerRow],
+        seen: SeenFile,
+        error: SesmoError | OSError,
     ) -> None:
-        """Try an incomplete or unreadable file again later, then fail it; other errors fail at once."""
-        passing = isinstance(error, IncompleteImageError | OSError)
-        for row in rows:
-            row.size, row.mtime_ns = file.size, file.mtime_ns
-            if passing and row.attempts < self.plan.retries:
-                wait_s = RETRY_AFTER_S * 2**row.attempts
-                row.attempts, row.state, row.reason = row.attempts + 1, "pending", str(error)
-                change = {"image_id": row.image_id, "state": "pending", "reason": str(error), "attempts": row.attempts}
-                later = utc_now() + timedelta(seconds=wait_s)
-                ledger.update_images(connection, [{**change, "next_attempt_at": later}])
-                heapq.heappush(self._due, (time.monotonic() + wait_s, file.path))
-            else:
-                log.warning("%s failed: %s", file.path, error)
-                self._set(connection, [row], "failed", str(error))
-                ledger.update_images(
-                    connection, [{"image_id": row.image_id, "size": file.size, "mtime_ns": file.mtime_ns}]
-                )
+        """Try an incomplete or unreadable file again later, then fail it; other errors fail at once.
 
-    def _set(self, connection: Connection, rows: list[LedgerRow], state: ImageState, reason: str) -> None:
-        ledger.set_state(connection, [row.image_id for row in rows], state, reason)
-        for row in rows:
-            row.state, row.reason = state, reason
-            self._touched.add(row.image_id)
+        What was scored of a file stays scored while the file is only incomplete, as when a stack grows.
+        """
+        passing = isinstance(error, IncompleteImageError | OSError)
+        if passing and not state.path.exists():
+            self._lose(connection, state.path)
+            return
+        rows = [row for row in rows if row.state != "scored"]
+        if passing and state.attempts < self.plan.retries:
+            wait_s = RETRY_AFTER_S * 2**state.attempts
+            state.attempts += 1
+            change(connection, rows, state="pending", reason=str(error), attempts=state.attempts)
+            heapq.heappush(self._due, (time.monotonic() + wait_s, state.path))
+            return
+        if rows or not passing:
+            log.warning("failed: %s", error)
+        self._set(connection, rows, "failed", str(error))
+        change(connection, rows, size=seen.size, mtime_ns=seen.mtime_ns)
+
+    def _set(self, connection: Connection, rows: Iterable[LedgerRow], state: ImageState, reason: str) -> None:
+        """Put rows into a state, with its reason in words."""
+        different = [row for row in rows if (row.state, row.reason) != (state, reason)]
+        change(connection, different, state=state, reason=reason)
+        self._touched.update(row.image_id for row in different)
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _counted(self) -> Iterable[LedgerRow]:
+        """Return the rows of the files that are there, and of those that went away in this run."""
+        for state in self._files.values():
+            for row in state.rows.values():
+                if state.present or row.image_id in self._touched:
+                    yield row
 
     def summary(self) -> dict[str, int]:
         """Return how many of the folder's images this run scored, refused, failed, skipped or left unchanged."""
         counts = Counter(
             row.state if row.image_id in self._touched or row.state in ("failed", "pending") else "unchanged"
-            for rows in self.rows.values()
-            for row in rows
+            for row in self._counted()
         )
         names = ("scored", "refused", "failed", "skipped", "unchanged", "pending")
         return {"images": counts.total(), **{name: counts[name] for name in names}}
 
     def failures(self) -> list[tuple[str, str]]:
         """Return (path, reason) of every failed image of the folder."""
-        rows = [row for rows in self.rows.values() for row in rows if row.state == "failed"]
-        return [(row.path, row.reason) for row in rows]
+        return [(row.path, row.reason) for row in self._counted() if row.state == "failed"]

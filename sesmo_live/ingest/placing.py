@@ -20,6 +20,7 @@ from sesmo_live.records import ImageState, Site
 from sesmo_live.wells import fits_plate, parse_well
 
 WAITING = "waiting until the file is complete"
+TURN = "waiting to be scored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def _barcode_beside(plan: WatchPlan, path: Path) -> str:
     for folder in path.parents:
         file = folder / plan.options.barcode_file
         if file.is_file():
-            return file.read_text(encoding="utf-8-sig").strip().partition("\n")[0].strip()
+            return file.read_text(encoding="utf-8-sig", errors="replace").strip().partition("\n")[0].strip()
         if folder == plan.root:
             break
     return ""
@@ -136,11 +137,12 @@ def read_barcodes(path: Path) -> dict[str, str]:
     return {row[0].strip(): row[1].strip() for row in rows if row}
 
 
-def source_folder(plan: WatchPlan, path: Path) -> str:
-    """Return the folder that holds one run of a plate: the watched one, or the one below it that leads to `path`."""
+def source_folder(plan: WatchPlan, path: Path, name: str) -> str:
+    """Return the folder that holds one run of a plate: the one of the plate's `name`, else the watched one."""
     relative = path.relative_to(plan.root)
-    nested = len(relative.parts) > 1 and not plan.options.plate
-    return str(plan.root / relative.parts[0]) if nested else str(plan.root)
+    if plan.options.plate or name not in relative.parts[:-1]:
+        return str(plan.root)
+    return str(plan.root.joinpath(*relative.parts[: relative.parts.index(name) + 1]))
 
 
 def file_time(plan: WatchPlan, named: Named, mtime_ns: int) -> datetime:
@@ -204,12 +206,20 @@ def _well(plan: WatchPlan, file: SeenFile, named: Named, info: PageInfo) -> tupl
             return parse_well(plan.options.wells[label]), named.field
     if named.well is not None:
         return named.well, named.field
-    head, _, tail = (info.position or "").partition("-")
-    digits = re.sub(r"\D", "", tail)
     try:
-        return parse_well(head), int(digits) if digits else named.field
+        return _well_in(info.position or "", named.field)
     except UsageError as error:
         label = info.position or named.position
         said = f"says position {label!r} but no well" if label else "says neither well nor position"
         remedy = f'wells = {{ "{label}" = "A01" }}' if label else "layout = 'regex' with a pattern that finds the well"
         raise ImageError(f"{file.path.name} {said}; give its folder {remedy}") from error
+
+
+def _well_in(label: str, field: int) -> tuple[str, int]:
+    """Read Micro-Manager's position labels `B03-Site_2` and `B03`; raise UsageError for `Pos0`, `S1` and the like."""
+    head, _, tail = label.partition("-")
+    well = parse_well(head)
+    if not tail and not fits_plate(well, 96):
+        raise UsageError(f"{label!r} may count positions; it is not taken for a well")
+    digits = re.sub(r"\D", "", tail)
+    return well, int(digits) if digits else field

@@ -29,6 +29,11 @@ class PlateState:
     why: str = ""
     reviewed: bool = False
 
+    def label(self, channel: str, label: str) -> None:
+        """Note a channel; a label once learned from a file or an index is not lost to a bare number."""
+        if channel not in self.labels or (label and label != channel):
+            self.labels[channel] = label or channel
+
     def not_chosen(self, channel: str, z: int) -> str:
         """Return why an image of this channel and focal plane is not scored, empty if it is."""
         if channel != self.channel:
@@ -48,33 +53,26 @@ class PlateBook:
     def plate_of(self, connection: Connection, named: Named, file: SeenFile) -> PlateState:
         """Return the run that a file belongs to: the layout's own label, else its folder's first date."""
         name = plate_name(self._plan, named, file.path)
-        folder = source_folder(self._plan, file.path)
+        folder = source_folder(self._plan, file.path, named.plate or name)
         key = (name, named.run or folder)
         if key not in self._plates:
             day = file_time(self._plan, named, file.mtime_ns).astimezone(self._plan.zone).date().isoformat()
             run = named.run or db_plates.run_in_folder(connection, name, folder) or day
             options = self._plan.options
-            plate_id = db_plates.find_or_add_plate(
-                connection,
-                name,
-                run,
-                folder,
-                layout=options.layout,
-                wells=options.plate_wells,
-                frame_interval_s=options.frame_interval_s,
-            )
-            if options.treated_at is not None:
-                db_plates.set_treated_at(connection, plate_id, options.treated_at)
+            plate_id = db_plates.find_or_add_plate(connection, name, run, folder)
+            given = {
+                "layout": options.layout,
+                "wells": options.plate_wells,
+                "frame_interval_s": options.frame_interval_s,
+                "treated_at": options.treated_at,
+            }
+            db_plates.describe_plate(connection, plate_id, {k: v for k, v in given.items() if v is not None})
             channel, z, why, channels, planes = db_plates.choice_of(connection, plate_id)
             self._plates[key] = PlateState(plate_id, name, run, channels, set(planes), channel, z, why)
         plate = self._plates[key]
         if named.channel:  # known from the name, before the file is even complete
-            plate.labels[named.channel] = named.channel_name or named.channel
+            plate.label(named.channel, named.channel_name)
         return plate
-
-    def by_id(self, plate_id: int | None) -> PlateState:
-        """Return the run of that database key."""
-        return next(plate for plate in self._plates.values() if plate.plate_id == plate_id)
 
     def review(self, connection: Connection) -> list[PlateState]:
         """Return the plates of earlier runs whose choice is another now, as the configuration changed."""
@@ -89,7 +87,7 @@ class PlateBook:
         """Note (channel, label, focal plane) of images and choose anew; say whether an earlier choice changed."""
         before = (dict(plate.labels), set(plate.planes))
         for channel, label, z in seen:
-            plate.labels[channel] = label
+            plate.label(channel, label)
             plate.planes.add(z)
         channel_chosen, why = choose_channel(plate.labels, self._plan.options.channel)
         z_chosen, why_z = choose_plane(plate.planes, self._plan.options.z)

@@ -1,35 +1,67 @@
-"""Ledger rows as the intake writes them."""
+"""What the intake remembers of a file, and the ledger rows as it writes them."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from acquisition.folder import SeenFile
+from acquisition.layouts import Named
+from db import ledger
 from db.engine import utc_now
 from db.ledger import LedgerRow
-from sesmo_live.ingest.placing import Page
+from sesmo_live.ingest.placing import TURN, Page
+from sesmo_live.ingest.plates import PlateState
 from sesmo_live.records import ImageState
 
+PLACE = ("plate_id", "well", "field", "timepoint", "channel", "z")
 
-def blank_row(file: SeenFile, state: ImageState, reason: str) -> dict[str, Any]:
-    """Return the columns of a file's first page before anything but its name is known."""
-    return {
-        "path": str(file.path),
+
+@dataclass(slots=True)
+class FileState:
+    """One file of a watched folder: its live ledger rows by page, and what is under way with it."""
+
+    path: Path
+    rows: dict[int, LedgerRow] = field(default_factory=dict)
+    named: Named | None = None
+    """What its name says; None when the name alone keeps it from being scored."""
+    plate: PlateState | None = None
+    present: bool = False
+    """Whether it was sighted in this run."""
+    misplaced: bool = False
+    """Whether its rows say another place than its name does now."""
+    attempts: int = 0
+    under_way: int = 0
+    """Inspections and images handed out and not yet back."""
+    again: SeenFile | None = None
+    """How it was sighted anew while it was under way."""
+    pages: dict[int, Page] = field(default_factory=dict)
+    """Where its pages belong, while they are under way."""
+
+
+def new_row(seen: SeenFile, state: ImageState, reason: str, place: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the columns of a new row: a file's first page, unless `place` says more."""
+    blank: dict[str, Any] = {
+        "path": str(seen.path),
         "page": 0,
-        "generation": 1,
         "plate_id": None,
         "well": None,
         "field": None,
         "timepoint": None,
         "channel": "",
         "z": 0,
-        "size": file.size,
-        "mtime_ns": file.mtime_ns,
+        "size": seen.size,
+        "mtime_ns": seen.mtime_ns,
         "state": state,
         "reason": reason,
         "seen_at": utc_now(),
     }
+    return blank | (place or {})
 
 
-def place_columns(page: Page, plate_id: int | None) -> dict[str, Any]:
+def place_of(page: Page, plate_id: int) -> dict[str, Any]:
     """Return the columns that say where a page belongs."""
     site = page.site
     return {
@@ -43,7 +75,81 @@ def place_columns(page: Page, plate_id: int | None) -> dict[str, Any]:
     }
 
 
-def ledger_row(image_id: int, values: dict[str, Any]) -> LedgerRow:
-    """Return the row in memory of columns just written."""
-    names = ("path", "page", "generation", "plate_id", "channel", "z", "size", "mtime_ns", "state", "reason")
-    return LedgerRow(image_id=image_id, **{name: values[name] for name in names}, attempts=0, sha256=None)
+def measured(page: Page) -> dict[str, Any]:
+    """Return the columns that say when, at which scale and where on the stage a page was taken."""
+    stage = page.stage_um or (None, None)
+    return {
+        "acquired_at": page.acquired_at,
+        "acquired_from": page.acquired_from,
+        "pixel_um": page.pixel_um,
+        "stage_x_um": stage[0],
+        "stage_y_um": stage[1],
+    }
+
+
+def is_misplaced(state: FileState, place: dict[str, Any]) -> bool:
+    """Say whether a file's rows are at another place than its name says now: a layout or plate was corrected.
+
+    Within a stack only the plate is the name's to say, and a channel only if the name has one.
+    """
+    names = ["plate_id"]
+    if len(state.rows) == 1:
+        names += [name for name in ("well", "field", "timepoint") if name in place]
+        names += ["channel"] if place["channel"] else []
+    return any(getattr(row, name) != place[name] for row in state.rows.values() for name in names)
+
+
+def match_pages(
+    connection: Connection, state: FileState, plate_id: int, seen: SeenFile, pages: list[Page]
+) -> tuple[list[LedgerRow], list[LedgerRow]]:
+    """Give new pages rows, and rows their right place; return (rows entered, rows whose page is gone).
+
+    A scored image moves with its scores, unless another one counts at the new place: then it waits to be judged.
+    """
+    values = []
+    for page in pages:
+        row, place = state.rows.get(page.page), place_of(page, plate_id)
+        if row is None:
+            values.append(new_row(seen, "pending", TURN, place))
+        elif any(getattr(row, name) != place[name] for name in PLACE):
+            if row.state != "scored":
+                change(connection, [row], **place)
+            elif (row.size, row.mtime_ns) != (seen.size, seen.mtime_ns):
+                values.append(new_row(seen, "pending", TURN, place))  # another image took its path
+            elif ledger.site_owner(connection, row.image_id, place):
+                change(connection, [row], state="pending", reason=TURN, **place)
+            else:
+                change(connection, [row], **place)
+    entered = insert(connection, values)
+    for row in entered:
+        state.rows[row.page] = row
+    state.misplaced = False
+    lost = [row for number, row in state.rows.items() if number >= len(pages)]
+    for row in lost:
+        del state.rows[row.page]
+    return entered, lost
+
+
+def insert(connection: Connection, values: list[dict[str, Any]]) -> list[LedgerRow]:
+    """Write new rows, each as the next generation of its path and page, and return them as they are in memory."""
+    values = [row | {"generation": ledger.next_generation(connection, row["path"], row["page"])} for row in values]
+    names = ("path", "page", "generation", *PLACE, "size", "mtime_ns", "state", "reason")
+    ids = ledger.insert_images(connection, values)
+    return [
+        LedgerRow(image_id=image_id, **{name: row[name] for name in names}, attempts=0, sha256=None)
+        for image_id, row in zip(ids, values, strict=True)
+    ]
+
+
+def change(connection: Connection, rows: Iterable[LedgerRow], **columns: Any) -> None:
+    """Change rows in the database and in memory alike; rows that say so already are left alone."""
+    known = {name: value for name, value in columns.items() if name in LedgerRow.__slots__}
+    different = [
+        row
+        for row in rows
+        if len(known) < len(columns) or any(getattr(row, name) != value for name, value in known.items())
+    ]
+    ledger.update_images(connection, [{"image_id": row.image_id, **columns} for row in different])
+    for row in different:
+        for name, value in known.items():
+            setattr(row, name, value)

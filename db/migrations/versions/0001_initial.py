@@ -36,6 +36,7 @@ def upgrade() -> None:
         "plate",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("key", sa.String(length=200), nullable=False),
         sa.Column("run", sa.String(length=200), nullable=False),
         sa.Column("folder", sa.Text(), nullable=False),
         sa.Column("layout", sa.String(length=40), nullable=False),
@@ -49,7 +50,7 @@ def upgrade() -> None:
         sa.Column("treated_at", UtcDateTime(), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_plate")),
-        sa.UniqueConstraint("name", "run", name=op.f("uq_plate_name")),
+        sa.UniqueConstraint("key", "run", name=op.f("uq_plate_key")),
     )
     op.create_table(
         "compound_alias",
