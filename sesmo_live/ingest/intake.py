@@ -316,10 +316,10 @@ class Intake:
             remedy = "remove one and run again, or give this plate another name"
             self._set(connection, [row], "failed", f"a second image for the place of {path}; {remedy}")
             return False
-        state = self._files.get(path)
-        owners = [old for old in state.rows.values() if old.image_id == owner_id] if state else []
-        owners = owners or [ledger.row_of(connection, owner_id)]
+        (old,) = owners = [ledger.row_of(connection, owner_id)]
         self._set(connection, owners, "superseded", f"its file is gone and {row.path} took its place")
+        if path in self._files:
+            self._files[path].rows.pop(old.page, None)
         return True
 
     def _next_generation(
