@@ -35,19 +35,20 @@ def main() -> None:
     axes[0].imshow(image, cmap="gray")
     axes[0].set_title("1  an image lands")
     axes[1].imshow(image, cmap="gray", alpha=0.55)
-    axes[1].set_title(f"2  its {len(crops)} cells are cropped")
+    axes[1].set_title(f"2  {len(crops)} cells are cropped")
     for x, y in centres:
         axes[1].add_patch(Rectangle((x - 25, y - 25), 50, 50, fill=False, color="#2255aa", linewidth=0.7))
     axes[2].imshow(_montage(crops, scores), cmap="gray", vmin=0, vmax=255)
-    axes[2].set_title("3  a network scores each cell, low to high")
+    axes[2].set_title("3  each cell gets a score")
     order = np.argsort(scores)[np.linspace(0, len(scores) - 1, N_CROPS).astype(int)]
     for k, cell in enumerate(order):
         x, y = k % 5 * 54 + 3, k // 5 * 54 + 11
-        axes[2].text(x, y, f"{scores[cell]:.2f}", color="white", fontsize=7, backgroundcolor="#00000088")
+        axes[2].text(x, y, f"{scores[cell]:.2f}", color="white", fontsize=7, bbox={"color": "#000000aa", "pad": 1})
     _draw_plate(axes[3], wells)
     for ax in axes[:3]:
         ax.set_axis_off()
-    figure.suptitle("virtual microscope, demonstration weights: not for biological conclusions", fontsize=8, y=0.02)
+    figure.get_layout_engine().set(rect=(0, 0.06, 1, 0.94))
+    figure.text(0.5, 0.02, "virtual microscope, demonstration weights: not for biological conclusions", ha="center")
     figure.savefig(OUT, dpi=90)
 
 

@@ -94,7 +94,7 @@ def _clear(folder: Path) -> None:
         raise UsageError(f"{folder} is a file; give --output a folder")
     ours = {"images", "truth.csv", "platemap.csv", "sesmo.db", "sesmo.db-wal", "sesmo.db-shm", "sesmo.db.lock"}
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if found and not found >= {"truth.csv", "platemap.csv"}:
+    if found and not found >= {"truth.csv", "platemap.csv"} and not found - ours:
         raise UsageError(f"{folder} is not empty and holds no earlier demo; give --output a new folder")
     if found - ours:
         raise UsageError(f"{folder} holds {sorted(found - ours)[0]}, which no demo wrote; give --output a new folder")
@@ -163,11 +163,15 @@ class _Ticker:
         self._written = written
         self._began = time.monotonic()
         self._next = 0.0
+        self._done = False
 
     def __call__(self, now: "Progress") -> None:
         seconds = time.monotonic() - self._began
         done = now.images >= self._total and now.pending == 0
         terminal = sys.stderr.isatty()
+        if self._done:
+            return
+        self._done = done
         if not (terminal or done or seconds >= self._next):
             return
         self._next = seconds + 5
@@ -208,10 +212,10 @@ def _well_cell(row: Row | None) -> Text:
     if row is None or row["score"] is None:
         return Text("  –  ")
     step = min(len(SHADES) - 1, int(row["score"] * len(SHADES)))
-    ink = "black" if step >= 4 else "white"
+    ink = "#000000" if step >= 4 else "#ffffff"
     dose = "" if row["dose"] is None else f"{row['dose']:g} {row['dose_unit']}"
     mark = {"negative": "−", "positive": "+"}.get(row["role"], " ")
-    return Text(f" {row['score']:.2f}{mark}\n {row['compound'][:8]}\n {dose}", style=f"{ink} on {SHADES[step]}")
+    return Text(f" {row['score']:.2f}{mark}\n {row['compound'][:11]}\n {dose}", style=f"{ink} on {SHADES[step]}")
 
 
 def _dose_by_time(rows: list[Row], scores: "list[WellScore]") -> Table:
@@ -252,7 +256,7 @@ def agreement(scores: "list[WellScore]", truth: Path) -> str:
     rho = spearman(np.concatenate(wells))
     rng = np.random.default_rng(0)
     draws = [spearman(np.concatenate([wells[i] for i in rng.integers(0, len(wells), len(wells))])) for _ in range(500)]
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
     n = sum(map(len, wells))
     return (
         f"Agreement with the planted truth: Spearman ρ = {rho:.2f} (95 % interval {low:.2f} to {high:.2f} over "
@@ -261,7 +265,9 @@ def agreement(scores: "list[WellScore]", truth: Path) -> str:
 
 
 def spearman(pairs: "np.ndarray[Any, np.dtype[np.float64]]") -> float:
-    """Return Spearman's rank correlation of the two columns of N×2 values."""
+    """Return Spearman's rank correlation of the two columns of N×2 values; NaN where one does not vary."""
     from scipy.stats import spearmanr
 
+    if (pairs == pairs[0]).all(axis=0).any():
+        return float("nan")
     return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)

@@ -33,7 +33,8 @@ def test_the_demo_scores_its_plate_and_finds_the_dose_response(tmp_path: Path) -
     assert "not for biological conclusions" in done.stderr
     found = re.search(r"Spearman ρ = ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+)", done.stdout)
     assert found is not None, done.stdout
-    assert float(found[2]) > 0.8
+    assert float(found[1]) > 0.8
+    assert 0.5 < float(found[2]) < float(found[1]) < float(found[3])
     db = tmp_path / "demo" / "sesmo.db"
     plate = json.loads(sesmo("plate", "DEMO", "--db", db, "--format", "json").stdout)
     assert len(plate) == 24
