@@ -198,7 +198,11 @@ def _plate_map(plate: VirtualPlate, rows: list[Row]) -> Table:
     """Draw the plate at its last time point: mean P(senescent) in each well, coloured."""
     by_well = {row["well"]: row for row in rows}
     height, width = PLATE_SHAPES[plate.wells]
-    table = Table(title=f"Plate {plate.name}, last time point: mean P(senescent)", box=None, padding=(0, 1))
+    table = Table(
+        title=f"Plate {plate.name}, last time point: mean P(senescent); − negative, + positive control",
+        box=None,
+        padding=(0, 1),
+    )
     table.add_column("")
     for column in range(1, width + 1):
         table.add_column(f"{column:02d}", justify="center")

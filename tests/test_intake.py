@@ -12,11 +12,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from acquisition.ndtiff import ndtiff_pixels
 from db.engine import open_engine, open_reader, upgrade
 from db.plates import import_treatments
 from sesmo_live import service
 from sesmo_live.errors import ModelError, UsageError
-from sesmo_live.records import Treatment
+from sesmo_live.records import Pixels, Treatment
 from sesmo_live.results import find_plate, timecourse
 from sesmo_live.service import score_folder
 from tests.conftest import blobs, settings, write_image
@@ -167,8 +168,12 @@ def test_an_ndtiff_folder_that_grows_is_scored_page_by_page_and_read_once(
     from ndstorage import NDTiffDataset
 
     reads: list[int] = []
-    read = service.ndtiff_pixels
-    monkeypatch.setattr(service, "ndtiff_pixels", lambda path, page: reads.append(page) or read(path, page))
+
+    def count(path: Path, page: int) -> Pixels:
+        reads.append(page)
+        return ndtiff_pixels(path, page)
+
+    monkeypatch.setattr(service, "ndtiff_pixels", count)
     folder = tmp_path / "in"
     folder.mkdir()
     config = settings(folder, tmp_path / "s.db", stub_model, plate="P", wells={"Pos0": "B02"})
