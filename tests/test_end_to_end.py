@@ -215,7 +215,7 @@ def test_answers_come_as_table_csv_and_json(tmp_path: Path, stub_model: Path) ->
         (("score", "--db", "{tmp}/s.db"), 2, "score needs a folder"),
         (("score", "{tmp}", "--db", "{tmp}/s.db", "--model", "nonesuch"), 3, "model 'nonesuch' is not there"),
         (("score", "{tmp}", "--db", "{tmp}/s.db", "--plate-wells", "97"), 2, "plates have 6, 12, 24"),
-        (("score", "{tmp}", "--db", "{tmp}/s.db", "--treated-at", "yesterday"), 2, "treated_at"),
+        (("score", "{tmp}", "--db", "{tmp}/s.db", "--treated-at", "yesterday"), 2, "'yesterday' is no time"),
         (("run", "--config", "{tmp}/bad.toml"), 2, "did you mean 'scoring'"),
         (("run", "--db", "{tmp}/s.db"), 2, "there is no folder to watch"),
         (("crop", "{tmp}/bad.toml", "--out", "{tmp}/c.npy"), 1, "bad.toml"),
@@ -265,3 +265,27 @@ def test_no_other_distribution_owns_our_packages() -> None:
     owners = packages_distributions()
     for name in ("sesmo_live", "acquisition", "db", "models"):
         assert set(owners.get(name, [])) <= {"sesmo-live"}
+
+
+@pytest.mark.realdata
+def test_every_shared_plate_map_imports(shared: Path, tmp_path: Path) -> None:
+    db = tmp_path / "s.db"
+    found = {}
+    for name in (
+        "lincs/C-7161-01-LM6-001.txt",
+        "lincs/C-7161-01-LM6-002.txt",
+        "lincs/C-7161-01-LM6-003.txt",
+        "jump/JUMP-Target-1_compound_platemap.tsv",
+        "pyroptosis/Interstellar_plate1_platemap.csv",
+        "incucyte/example.PlateMap",
+        "incucyte/example_platemap.txt",
+    ):
+        file = shared / "data/plates" / name
+        done = sesmo("platemap", "import", file, "--plate", file.stem, "--db", db, "--format", "json")
+        found[file.name] = json.loads(done.stdout)
+    jump = found["JUMP-Target-1_compound_platemap.tsv"]
+    assert (jump["wells"], jump["positive"], jump["negative"]) == (384, 60, 64)
+    assert all(found[f"C-7161-01-LM6-00{k}.txt"]["wells"] == 384 for k in (1, 2, 3))
+    assert found["example.PlateMap"]["compounds"] == found["example_platemap.txt"]["compounds"]
+    names = query(db, "SELECT name FROM compound")
+    assert ("amlodipine",) in names

@@ -22,13 +22,22 @@ model_app = typer.Typer(help="Models and their passports.", no_args_is_help=True
 db_app = typer.Typer(help="Care of the database.", no_args_is_help=True)
 
 
+def metadata_beside(file: Path) -> Path | None:
+    """Return the table of compounds that lies beside a plate map as JUMP and LINCS name it, None if there is none."""
+    found = file.with_name(file.name.replace("platemap", "metadata"))
+    return found if found != file and found.is_file() else None
+
+
 @platemap_app.command("import")
 def import_map(
     file: Annotated[Path, typer.Argument(help="CSV, TSV, XLSX or Incucyte .PlateMap")],
     plate: Annotated[str, typer.Option("--plate", help="plate name")],
     db: DatabaseOption = None,
     column: Annotated[list[str] | None, typer.Option("--column", help="FIELD=COLUMN, as well=Position")] = None,
-    metadata: Annotated[Path | None, typer.Option(help="table of the compounds, joined on a shared column")] = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(help="table of the compounds, joined on a shared column [X_metadata beside X_platemap]"),
+    ] = None,
     negative: Annotated[list[str] | None, typer.Option(help="compound or well that is a negative control")] = None,
     positive: Annotated[list[str] | None, typer.Option(help="compound or well that is a positive control")] = None,
     treated_at: Annotated[
@@ -50,6 +59,8 @@ def import_map(
     if wrong:
         raise UsageError(f"--column {wrong!r} is not FIELD=COLUMN; write for example --column well=Position")
     moment = parse_moment(treated_at, timezone)
+    if metadata is None and (metadata := metadata_beside(file)):
+        say([f"compounds are looked up in {metadata.name}, which lies beside the plate map"])
     found = read_platemap(
         file,
         columns={field: name for field, _, name in pairs} or None,
