@@ -67,6 +67,7 @@ def row_of(connection: Connection, image_id: int) -> LedgerRow:
 def moved_from(connection: Connection, image_id: int, file: ImageFile, page: int, sha256: str) -> list[tuple[int, str]]:
     """Return (id, path) of scored images of the same name, size, time and pixels elsewhere: a file that moved."""
     statement = select(Image.id, Image.path).where(
+        Image.name == file.path.name,
         Image.size == file.size,
         Image.mtime_ns == file.mtime_ns,
         Image.sha256 == sha256,
@@ -74,7 +75,7 @@ def moved_from(connection: Connection, image_id: int, file: ImageFile, page: int
         Image.state == "scored",
         Image.id != image_id,
     )
-    return [(key, path) for key, path in connection.execute(statement) if Path(path).name == file.path.name]
+    return [(key, path) for key, path in connection.execute(statement)]
 
 
 def adopt(connection: Connection, image_id: int, old_id: int, path: str) -> None:

@@ -127,7 +127,7 @@ class Image(Base):
         CheckConstraint(f"state IN {STATES}", name="state"),
         CheckConstraint("state = 'scored' OR reason <> ''", name="reason"),
         Index("ix_image_place", "plate_id", "well", "timepoint"),
-        Index("ix_image_file", "size", "mtime_ns"),  # finds a file again that was moved
+        Index("ix_image_file", "name", "size", "mtime_ns"),  # finds a file again that was moved
         # The database itself refuses to count one site of one plate twice.
         Index(
             "uq_image_site",
@@ -140,6 +140,7 @@ class Image(Base):
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     path: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)  # the last part of the path
     page: Mapped[int]
     generation: Mapped[int] = mapped_column(default=1)
     plate_id: Mapped[int | None] = mapped_column(ForeignKey("plate.id"))

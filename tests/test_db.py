@@ -53,6 +53,7 @@ def connection(engine: Engine) -> Iterator[Connection]:
 def image_row(path: str, plate_id: int | None, **changes: Any) -> dict[str, Any]:
     row = {
         "path": path,
+        "name": Path(path).name,
         "page": 0,
         "generation": 1,
         "plate_id": plate_id,

@@ -45,6 +45,7 @@ def new_row(seen: SeenFile, state: ImageState, reason: str, place: dict[str, Any
     """Return the columns of a new row: a file's first page, unless `place` says more."""
     blank: dict[str, Any] = {
         "path": str(seen.path),
+        "name": seen.path.name,
         "page": 0,
         "plate_id": None,
         "well": None,

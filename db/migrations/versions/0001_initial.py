@@ -64,6 +64,7 @@ def upgrade() -> None:
         "image",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
         sa.Column("page", sa.Integer(), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("plate_id", sa.Integer(), nullable=True),
@@ -97,7 +98,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("path", "page", "generation", name=op.f("uq_image_path")),
     )
     op.create_index("ix_image_place", "image", ["plate_id", "well", "timepoint"], unique=False)
-    op.create_index("ix_image_file", "image", ["size", "mtime_ns"], unique=False)
+    op.create_index("ix_image_file", "image", ["name", "size", "mtime_ns"], unique=False)
     op.create_index(
         "uq_image_site",
         "image",
