@@ -133,6 +133,20 @@ def backup(source: Path, target: Path) -> Path:
     return target
 
 
+def check(path_or_url: str | Path) -> list[str]:
+    """Return what is wrong with a SQLite database: damaged pages, broken references; empty if nothing is."""
+    url = database_url(path_or_url)
+    file = sqlite_path(url)
+    if file is None:
+        raise UsageError(f"{url} is not a SQLite file; use its server's own check")
+    if not file.is_file():
+        raise UsageError(f"there is no database {file}; give the path of an existing one")
+    with store_errors(url), open_engine(url).connect() as connection:
+        damage = [row[0] for row in connection.exec_driver_sql("PRAGMA integrity_check") if row[0] != "ok"]
+        broken = [tuple(row) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
+    return damage + [f"row {row} of {table} refers to a missing row of {parent}" for table, row, parent, _ in broken]
+
+
 def _check_folder(file: Path | None) -> None:
     if file is not None and not file.parent.is_dir():
         raise UsageError(f"the folder {file.parent} for the database does not exist; create it or give another path")

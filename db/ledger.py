@@ -134,3 +134,9 @@ def site_owner(connection: Connection, image_id: int, place: Mapping[str, Any]) 
         select(Image.id, Image.path, Image.sha256).where(*where, Image.state == "scored", Image.id != image_id)
     ).first()
     return None if row is None else (row.id, row.path, row.sha256)
+
+
+def image_counts(connection: Connection) -> dict[str, int]:
+    """Return how many images stand in each state."""
+    statement = select(Image.state, func.count()).group_by(Image.state).order_by(Image.state)
+    return {row[0]: row[1] for row in connection.execute(statement)}

@@ -17,7 +17,17 @@ from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import IntegrityError
 
 from db import ledger, plates, queries, scores
-from db.engine import backup, head_revision, ingest_lock, open_engine, open_reader, schema_revision, upgrade, utc_now
+from db.engine import (
+    backup,
+    check,
+    head_revision,
+    ingest_lock,
+    open_engine,
+    open_reader,
+    schema_revision,
+    upgrade,
+    utc_now,
+)
 from db.schema import Base, FieldScore, Plate, WellTreatment
 from sesmo_live.errors import StoreError, UsageError
 from sesmo_live.records import CellScores, ImageFile, ModelPassport, Site, Treatment
@@ -268,3 +278,23 @@ def test_only_one_daemon_ingests_and_a_dead_one_lets_go(tmp_path: Path) -> None:
         holder.kill()
     with ingest_lock(path):
         pass
+
+
+def test_damage_is_found(engine: Engine, tmp_path: Path) -> None:
+    with engine.begin() as connection:
+        ledger.insert_images(connection, [image_row(f"/a/{k}.tif", None) for k in range(2000)])
+        assert ledger.image_counts(connection) == {"pending": 2000}
+    engine.dispose()
+    path = tmp_path / "s.db"
+    assert check(path) == []
+    backup(path, tmp_path / "hurt.db")
+    with (tmp_path / "hurt.db").open("r+b") as file:
+        file.seek(4096 * 30)
+        file.write(b"\xff" * 4096 * 4)
+    try:
+        found = check(tmp_path / "hurt.db")
+    except StoreError as error:
+        found = [str(error)]
+    assert found
+    with pytest.raises(UsageError, match="there is no database"):
+        check(tmp_path / "none.db")

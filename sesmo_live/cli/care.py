@@ -15,7 +15,7 @@ from sesmo_live.cli.options import (
     parse_moment,
 )
 from sesmo_live.cli.output import Format, say, show, show_json
-from sesmo_live.errors import UsageError
+from sesmo_live.errors import StoreError, UsageError
 
 platemap_app = typer.Typer(help="What is in the wells: compounds, doses, controls.", no_args_is_help=True)
 model_app = typer.Typer(help="Models and their passports.", no_args_is_help=True)
@@ -167,3 +167,20 @@ def backup_database(
         raise UsageError(f"{target} exists already; name a new file")
     with store_errors(str(target)):
         say([f"wrote {backup(source, target)}"])
+
+
+@db_app.command("check")
+def check_database(db: DatabaseOption = None, config: ConfigOption = None, output: FormatOption = Format.table) -> None:
+    """Check a SQLite database for damage, and count the images of its ledger by state."""
+    from db.engine import check, open_reader, store_errors
+    from db.ledger import image_counts
+
+    url = database_of(db, config)
+    wrong = check(url)
+    if wrong:
+        say(wrong)
+        raise StoreError(f"the database {url} is damaged; restore a backup, or copy what is left with: db backup")
+    with store_errors(url), open_reader(url).connect() as connection:
+        counts = image_counts(connection)
+    show([{"images": sum(counts.values()), **counts}], output)
+    say([f"{url} is sound"])
