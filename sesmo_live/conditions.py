@@ -133,7 +133,7 @@ def _write_chart(path: Path, rows: list[dict[str, Any]], value: str, label: str,
     axes = figure.subplots()
     names = [f"{row['condition']}\n{row['n_cells']} cells\n{row['n_images']} images" for row in shown]
     axes.bar(names, heights, color="#4477aa", yerr=(lows, highs), capsize=4, ecolor="#222222", width=0.6)
-    axes.set(ylim=(0, 1), ylabel=f"{label} (95 % interval over images)")
+    axes.set(ylim=(0, 1), ylabel=f"{label}\n95 % interval over images")
     axes.set_title(title, fontsize=8, wrap=True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
