@@ -182,7 +182,9 @@ def _place(
         timepoint = info.page + 1
     elif silent:
         z = info.page + 1
-    measured = utc(plan, info.acquired_at)
+    # A plain DateTime tag is often the time of export: the name or the vendor's index knows better.
+    said = None if info.source == "tiff" and named.acquired_at else info.acquired_at
+    measured = utc(plan, said)
     by_name = utc(plan, named.acquired_at)
     moment = measured or by_name or datetime.fromtimestamp(file.mtime_ns / 1e9, UTC)
     return Page(
