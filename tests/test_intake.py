@@ -348,3 +348,12 @@ def test_an_empty_answer_says_so(tmp_path: Path) -> None:
     found, notes = timecourse(open_reader(db), "P")
     assert found == []
     assert "no image of plate P is scored yet" in notes
+
+
+@pytest.mark.realdata
+def test_a_vendors_index_is_believed_before_a_plain_time_tag(shared: Path, tmp_path: Path, stub_model: Path) -> None:
+    """Index.idx.xml says 14:52:40-04:00 on 23 March; the TIFF's own tag names the next day."""
+    shutil.copytree(shared / "data/vendor/phenix_v5", tmp_path / "in")
+    score_folder(settings(tmp_path / "in", tmp_path / "s.db", stub_model))
+    ((moment,),) = rows(tmp_path / "s.db", "SELECT acquired_at FROM image WHERE state = 'scored'")
+    assert moment.startswith("2023-03-23 18:52:40")
