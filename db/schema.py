@@ -217,11 +217,27 @@ class Incident(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     plate_id: Mapped[int | None] = mapped_column(ForeignKey("plate.id"))
     kind: Mapped[str] = mapped_column(String(40))
+    subject: Mapped[str] = mapped_column(Text, default="")  # the folder or plate that it is about
     message: Mapped[str] = mapped_column(Text)
     details: Mapped[dict[str, Any]]
     opened_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
     acknowledged_at: Mapped[datetime | None]
+
+
+class WatchedFolder(Base):
+    """What a daemon last said of one of its folders, so that other processes can tell whether it lives and watches."""
+
+    __tablename__ = "watched_folder"
+
+    path: Mapped[str] = mapped_column(Text, primary_key=True)
+    pid: Mapped[int]
+    host: Mapped[str] = mapped_column(String(200))
+    mode: Mapped[str] = mapped_column(Text)  # how it is watched, in words
+    trouble: Mapped[str] = mapped_column(Text, default="")  # why it is not worked on now, in words
+    started_at: Mapped[datetime]
+    beat_at: Mapped[datetime]
+    scanned_at: Mapped[datetime | None]
 
 
 # Sums over the fields of a well, enough for mean and interval without touching the cells:

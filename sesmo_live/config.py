@@ -40,8 +40,37 @@ class Watching(_Section):
 
     scan_interval_s: Seconds = Field(5.0, description="seconds between two scans; events only come before it")
     settle_s: float = Field(3.0, ge=0, description="seconds a file must stay unchanged before it is read")
-    events: bool = Field(True, description="let file system events wake the scan (no use on network shares)")
+    share_scan_interval_s: Seconds = Field(10.0, description="seconds between two scans of a network share")
+    share_settle_s: float = Field(10.0, ge=0, description="the same as settle_s, on a network share")
+    events: bool = Field(True, description="let file system events wake the scan (never done on network shares)")
     retries: int = Field(3, ge=0, description="how often an incomplete or unreadable file is tried again")
+    retry_after_s: Seconds = Field(5.0, description="seconds before the first new attempt; doubled each time")
+    zero_tail_hold_s: float = Field(60.0, ge=0, description="seconds a file that ends in zeros is held")
+
+
+class Decoding(_Section):
+    """How files that nobody vouches for are decoded."""
+
+    isolate: Literal["auto", "always", "never"] = Field("auto", description="decode in processes of their own")
+    timeout_s: Seconds = Field(30.0, description="seconds an isolated image may take")
+    memory_mb: int = Field(2048, ge=256, description="MiB of memory an isolated decoder may take (not on Windows)")
+
+
+class Alerts(_Section):
+    """Who is told when something is wrong."""
+
+    urls: list[str] = Field(default_factory=list, description="where incidents are sent, as Apprise URLs")
+    stall_factor: float = Field(1.5, gt=1, description="a plate has stalled after so many of its frame intervals")
+    failed_fraction: float = Field(0.2, gt=0, le=1, description="alarm when more of the last 50 images failed")
+    refused_fraction: float = Field(0.5, gt=0, le=1, description="alarm when more of the last 50 images were refused")
+
+
+class Logging(_Section):
+    """Where the log goes besides the terminal."""
+
+    file: Path | None = Field(None, description="log file; absent: none")
+    max_mb: float = Field(10.0, gt=0, description="MB after which a new log file is begun")
+    keep: int = Field(5, ge=1, description="old log files that are kept")
 
 
 class Watch(_Section):
@@ -65,6 +94,8 @@ class Watch(_Section):
     barcodes: Path | None = Field(None, description="CSV of two columns: plate name in the layout, plate name to use")
     barcode_file: str = Field("", description="text file beside the images whose first line is the plate's name")
     arrival: Literal["settle", "rename"] = Field("settle", description="rename: files appear complete, never wait")
+    black_edges: bool = Field(False, description="images may end in black: believe zeros after zero_tail_hold_s")
+    timepoints: int | None = Field(None, ge=1, description="time points of the whole run; absent: not known")
 
     @field_validator("plate_wells")
     @classmethod
@@ -92,6 +123,9 @@ class Settings(_Section):
     database: Database = Database()
     scoring: Scoring = Scoring()
     watching: Watching = Watching()
+    decoding: Decoding = Decoding()
+    alerts: Alerts = Alerts()
+    logging: Logging = Logging()
     watch: list[Watch] = Field(default_factory=list, description="the watched folders")
 
 
@@ -155,6 +189,9 @@ def _fields_at(location: tuple[int | str, ...]) -> dict[str, Any]:
         "database": Database,
         "scoring": Scoring,
         "watching": Watching,
+        "decoding": Decoding,
+        "alerts": Alerts,
+        "logging": Logging,
         "watch": Watch,
     }
     section = sections[str(location[0])] if location else Settings
@@ -181,5 +218,10 @@ def _resolve_paths(settings: Settings, base: Path) -> Settings:
         )
         for watch in settings.watch
     ]
-    scoring = settings.scoring.model_copy(update={"model": model(settings.scoring.model)})
-    return settings.model_copy(update={"database": database, "watch": watches, "scoring": scoring})
+    updates = {
+        "database": database,
+        "watch": watches,
+        "scoring": settings.scoring.model_copy(update={"model": model(settings.scoring.model)}),
+        "logging": settings.logging.model_copy(update={"file": absolute(settings.logging.file)}),
+    }
+    return settings.model_copy(update=updates)

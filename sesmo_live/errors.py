@@ -32,9 +32,17 @@ class IncompleteImageError(ImageError):
     """The file is not all there yet; it stays pending and is looked at again."""
 
 
+class ZeroTailError(IncompleteImageError):
+    """The file is whole but ends in zeros, as room does that a copy has set aside and not yet filled."""
+
+
 class ModelError(SesmoError):
     """A model folder cannot be trusted or used."""
 
 
 class StoreError(SesmoError):
     """The database cannot be used."""
+
+
+class StorePausedError(StoreError):
+    """The database can take nothing now (disk full, locked, its disk away); it may again later, and nothing is lost."""
