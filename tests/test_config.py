@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from sesmo_live.config import Settings, Watch, load_settings, settings_from
 from sesmo_live.errors import ConfigError
@@ -31,7 +32,7 @@ def test_every_key_of_a_watched_folder_is_documented_there() -> None:
 
 
 def test_every_field_is_described() -> None:
-    sections = [type(getattr(Settings(), name)) for name in Settings.model_fields if name != "watch"]
+    sections: list[type[BaseModel]] = [type(getattr(Settings(), name)) for name in Settings.model_fields if name != "watch"]
     for section in [*sections, Watch]:
         for name, info in section.model_fields.items():
             assert info.description, name
