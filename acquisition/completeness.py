@@ -6,7 +6,6 @@ TIFF 6.0 and BigTIFF: https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.
 import math
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +19,16 @@ from sesmo_live.errors import ImageError, IncompleteImageError
 
 MAX_BYTES = 512 * 2**20
 """Largest decoded page, in bytes; a larger one is refused before decoding."""
-MAX_PAGES = 2**17
-"""Longest chain of directories that is walked."""
+EXPANSION = (64 * 2**20, 250)
+"""A page above so many bytes may unpack to so many times its size: images do to 3 times, black ones to 1000."""
+MAX_PAGES = 2**14
+"""Most directories in one file, thumbnails included, and most images behind one; as many are walked in about 1 s."""
+MAX_PIECES = 2**18
+"""Most strips or tiles of one page."""
+MAX_TEXT = 16 * 2**20
+"""Longest description, in bytes."""
 MAX_TAGS = 4096
 """Most tags in one directory."""
-ZERO_TAIL = 8
-"""So many zero bytes at an end may be room that a copy has set aside and not yet filled."""
-ZERO_TAILS = {5: 2, 34926: 3, 50000: 3}
-"""The same by TIFF compression: LZW ends in a mark that has a one in its last two bytes, zstd in 0 or 1 zero (seen)."""
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
@@ -40,8 +41,8 @@ _TIFFFILE = re.compile(rb'\{"shape": \[([\d, ]{1,200})\]')
 class Directory:
     """One image file directory (IFD) of a TIFF that is wholly in the file, its pixels included.
 
-    `index` counts the chain from 0. `starts` and `sizes` (int64 S) say where its strips or tiles lie, in bytes; of an
-    uncompressed last tile `padding` bytes lie outside the image.
+    `index` counts the chain from 0. `starts`, `sizes` and `ends` (int64 S) say where its strips or tiles lie, in bytes;
+    an uncompressed tile ends (`ends`) where its last sample inside the image does, before the filling to its full size.
     `planes` > 1: ImageJ, MetaMorph and tifffile may put many images of `plane_bytes` behind one directory.
     `promised`: how many images its description announces. `reduced`: a thumbnail, pyramid level or mask.
     """
@@ -52,7 +53,7 @@ class Directory:
     compression: int
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    padding: int
+    ends: NDArray[np.int64]
     plane_bytes: int
     planes: int
     promised: int
@@ -117,34 +118,15 @@ def walk(path: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[Directory]:
     Pages that the file's own description promises and that are not there raise IncompleteImageError at the end.
     Raises as `check_complete` does.
     """
-    with _opened(path) as handle:
+    with open_bytes(path) as handle:
         yield from _walk_open(handle, path, max_bytes)
 
 
-def zero_tail(path: Path) -> bool:
-    """Say whether the whole TIFF at `path` ends in so many zeros that a copy may not have filled it yet.
-
-    True when its last strip or tile (the furthest in the file) or the file itself ends in 8 or more zero bytes (LZW 2,
-    zstd 3), unless that strip is deflated and the checksum at its end agrees, or the zeros are those that end a
-    directory. Black images end in zeros too. Raises as `check_complete` does.
-    """
-    directories = list(walk(path))
-    last = max(directories, key=_pixel_end)
-    end = _pixel_end(last)
-    with _opened(path) as handle:
-        size = handle.seek(0, 2)
-        zeros = min(ZERO_TAILS.get(last.compression, ZERO_TAIL), int(last.sizes.min()) - last.padding)
-        if _is_zero(handle, end - last.padding, zeros) and not _vouched(handle, last):
-            return True
-        explained = {end, *(directory.end for directory in directories)}
-        return size not in explained and _is_zero(handle, size, ZERO_TAIL)
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def open_bytes(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
     """Open `path` for bytes; an error of the system becomes IncompleteImageError, since it may well pass."""
     try:
-        with path.open("rb") as handle:
+        with path.open("rb", buffering) as handle:
             yield handle
     except OSError as error:
         raise IncompleteImageError(
@@ -152,42 +134,16 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def _is_zero(handle: BinaryIO, end: int, count: int) -> bool:
-    handle.seek(end - count)
-    return not any(handle.read(count))
-
-
-def _pixel_end(directory: Directory) -> int:
-    if directory.planes > 1:
-        return int(directory.starts[0]) + directory.planes * directory.plane_bytes
-    return int((directory.starts + directory.sizes).max())
-
-
-def _vouched(handle: BinaryIO, directory: Directory) -> bool:
-    """Say whether the strip furthest in the file is deflated and ends in a checksum that agrees."""
-    if directory.compression not in (8, 32946):
-        return False
-    furthest = int(np.argmax(directory.starts + directory.sizes))
-    handle.seek(int(directory.starts[furthest]))
-    data, stream = handle.read(int(directory.sizes[furthest])), zlib.decompressobj()
-    try:
-        while not stream.eof and data:
-            stream.decompress(data, 2**20)
-            data = stream.unconsumed_tail
-    except zlib.error:
-        return False
-    return stream.eof
-
-
 def _walk_open(handle: BinaryIO, path: Path, max_bytes: int) -> Iterator[Directory]:
     tiff, offset = _header(handle, path)
     seen: set[int] = set()
-    index = promised = found = spent = 0
+    index = promised = found = spent = layered = 0
     while offset:
         directory, subs, following = _directory_at(tiff, offset, index, max_bytes)
         layers = [directory, *(_directory_at(tiff, sub, index, max_bytes)[0] for sub in subs if sub not in seen)]
         spent += sum(layer.end - layer.offset for layer in layers)
-        if offset in seen or index == MAX_PAGES or spent > tiff.size:
+        layered += len(layers)
+        if offset in seen or layered > MAX_PAGES or spent > tiff.size:
             raise ImageError(f"{path} has directories in a ring, upon each other or over {MAX_PAGES}; export it again")
         seen.update(layer.offset for layer in layers)
         if found >= promised:  # ImageJ says it anew in every directory of a stack
@@ -273,7 +229,7 @@ def _number(tiff: _Tiff, tags: dict[int, _Tag], code: int, default: int) -> int:
 def _directory_at(tiff: _Tiff, offset: int, index: int, max_bytes: int) -> tuple[Directory, list[int], int]:
     """Return the directory at `offset`, the offsets of its sub-directories and of its follower (0: there is none)."""
     tags, end, following = _tags(tiff, offset)
-    subs = _numbers(tiff, tags.get(330), MAX_TAGS).tolist()
+    subs = list(dict.fromkeys(_numbers(tiff, tags.get(330), MAX_TAGS).tolist()))
     if 0 in subs:
         raise _unwritten(tiff, "the place of a pyramid level")
     alone = index == 0 and following == 0
@@ -292,12 +248,15 @@ def _directory(
     compression = _number(tiff, tags, 259, 1)
     if min(starts.min(), sizes.min(), compression, _number(tiff, tags, 317, 1)) <= 0:
         raise _unwritten(tiff, f"the pixels of image {place[0] + 1}")
+    decoded, packed = int(expected.sum()), int(sizes.sum())
+    if compression != 1 and decoded > max(EXPANSION[0], packed * EXPANSION[1]):
+        raise ImageError(
+            f"{tiff.name} unpacks from {packed} to {decoded} bytes, as no image of a specimen does; export it again"
+        )
     if compression == 1:
         if (sizes < expected).any():
             raise ImageError(f"{tiff.name} has strips shorter than their rows; export it again")
         sizes = expected
-    else:
-        padding = 0
     tiff.reach(int(max(starts.max(), sizes.max())), f"image {place[0] + 1}")  # first, lest the sum runs over
     tiff.reach(int((starts + sizes).max()), f"image {place[0] + 1}")
     promised, behind = _promised(tiff, tags, pixels)
@@ -305,11 +264,14 @@ def _directory(
     if (alone or behind) and compression == 1 and 324 not in tags:
         planes = _planes(tiff, promised, starts, sizes)
     reduced = bool(_number(tiff, tags, 254, 0) & 0b101) or _number(tiff, tags, 255, 1) == 2
-    return Directory(*place, compression, starts, sizes, padding, int(expected.sum()), planes, promised, reduced)
+    ends = starts + sizes - (padding if compression == 1 else 0)
+    return Directory(*place, compression, starts, sizes, ends, int(expected.sum()), planes, promised, reduced)
 
 
-def _expected_sizes(tiff: _Tiff, tags: dict[int, _Tag], max_bytes: int) -> tuple[NDArray[np.int64], int, int]:
-    """Return the uncompressed bytes of each strip or tile, the padding of the last, and the samples of the page."""
+def _expected_sizes(
+    tiff: _Tiff, tags: dict[int, _Tag], max_bytes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Return the uncompressed bytes of each strip or tile, the filling at its end, and the samples of the page."""
     width, height = _number(tiff, tags, 256, 0), _number(tiff, tags, 257, 0)
     depth, samples = _number(tiff, tags, 32997, 1), _number(tiff, tags, 277, 1)
     bits = _number(tiff, tags, 258, 1)
@@ -323,18 +285,21 @@ def _expected_sizes(tiff: _Tiff, tags: dict[int, _Tag], max_bytes: int) -> tuple
     together, across, down = samples // separate, -(-width // columns), -(-height // rows)
     pieces = across * down * -(-depth // deep) * separate
     decoded = max(width * height * depth * samples, columns * rows * deep * together)
-    if max(decoded * -(-bits // 8), pieces) > max_bytes:
+    if decoded * -(-bits // 8) > max_bytes:
         raise ImageError(
             f"{tiff.name} has an image of {width} × {height} × {depth} pixels of {samples} × {bits} bits, above the "
             f"limit of {max_bytes} bytes; split it into fields"
         )
+    if pieces > MAX_PIECES:
+        raise ImageError(f"{tiff.name} has an image in {pieces} strips (at most {MAX_PIECES}); export it again")
     row_bytes = -(-columns * together * bits // 8)
     expected = np.full(pieces, row_bytes * rows * deep, np.int64)
-    below, beside = down * rows - height, across * columns - width
+    padding = np.zeros((pieces // (down * across), down, across), np.int64)
+    padding[:, -1] += (down * rows - height) * row_bytes
+    padding[..., -1] += (across * columns - width) * together * bits // 8
     if tiled:
-        return expected, below * row_bytes + beside * together * bits // 8, width * height * depth * samples
-    expected.reshape(-1, down)[:, -1] -= below * row_bytes
-    return expected, 0, width * height * depth * samples
+        return expected, padding.ravel(), width * height * depth * samples
+    return expected - padding.ravel(), np.zeros(pieces, np.int64), width * height * depth * samples
 
 
 def _promised(tiff: _Tiff, tags: dict[int, _Tag], pixels: int) -> tuple[int, bool]:
@@ -344,6 +309,8 @@ def _promised(tiff: _Tiff, tags: dict[int, _Tag], pixels: int) -> tuple[int, boo
     tag = tags.get(270)
     if tag is None or tag.kind not in (1, 2, 7):
         return 1, False
+    if tag.number > MAX_TEXT:
+        raise ImageError(f"{tiff.name} has a description of {tag.number} bytes (at most {MAX_TEXT}); export it again")
     text = tiff.read(tag.offset, min(tag.number, 1024), "its description")
     if match := _IMAGEJ.match(text):
         return max(1, int(match[1])), False

@@ -4,33 +4,20 @@ The scan is the truth. Events of the file system lose files (queue overflow, wat
 watchdog observer only wakes the next scan early.
 """
 
+import errno
 import logging
 import os
 import stat
 import threading
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from watchdog.events import (
-    DirCreatedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
-
+from acquisition.alarm import Alarm, alarm
 from acquisition.ndtiff import INDEX_NAME, is_ndtiff
+from acquisition.shares import filesystem_of
 from sesmo_live.errors import UsageError
 
 TIFF_SUFFIXES = frozenset((".tif", ".tiff"))
@@ -48,15 +35,14 @@ STOP_CHECK_S = 0.1
 
 _log = logging.getLogger(__name__)
 _IMAGE_SUFFIXES = TIFF_SUFFIXES | OTHER_SUFFIXES
-_WAKING = [
-    FileCreatedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileClosedEvent,
-    FileDeletedEvent,
-    DirCreatedEvent,
-    DirMovedEvent,
-]
+_AWAY = frozenset(
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ENODEV", "ENXIO", "EHOSTDOWN", "EHOSTUNREACH")
+    if hasattr(errno, name)
+)
+"""What a share or disk that went away answers; a file that answers so is not gone."""
+_WARNED_AT_ONCE = 5
+"""So many unreadable folders are logged one by one at a scan; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +59,19 @@ class Sighting:
     """What one scan found.
 
     `new`: first seen or changed since. `settled`: ready to be read, handed out once for each size and time. `gone`: no
-    longer there.
+    longer there. `growing`: TIFFs that have grown and not settled, each at most once per `settle_s`, so that the pages
+    of a slow stack can be taken as they come. `trouble`: one sentence while the folder cannot be reached (then nothing
+    else is said); an empty one tells that it is over. `mode`: how the folder is watched, in words. `scanned_at`:
+    seconds by the monotonic clock when the scan was over, a sign of life.
     """
 
     new: list[SeenFile]
     settled: list[SeenFile]
     gone: list[Path]
+    growing: list[SeenFile] = field(default_factory=list)
+    trouble: str = ""
+    mode: str = ""
+    scanned_at: float = field(default=0.0, compare=False)
 
 
 class _Entry(NamedTuple):
@@ -93,21 +86,24 @@ class _Entry(NamedTuple):
         return SeenFile(Path(self.path), self.size, self.mtime_ns)
 
 
+class _Found(NamedTuple):
+    """What a scan found: images in no order, what could not be read and why, the root's device and inode."""
+
+    images: list[_Entry]
+    unreadable: dict[str, str]
+    place: tuple[int, int]
+    folders: int
+
+
 @dataclass(slots=True)
-class _State:
+class _Rest:
+    """An image that has not settled: since when it rests, and its size and time when it was last said to have grown."""
+
     entry: _Entry
+    seen: SeenFile
     since: float
-    handed: bool = False
-
-
-class _Alarm(FileSystemEventHandler):
-    """Wakes the next scan, and does nothing else."""
-
-    def __init__(self) -> None:
-        self.rung = threading.Event()
-
-    def on_any_event(self, event: FileSystemEvent) -> None:  # noqa: ARG002 which file it was is for the scan to see
-        self.rung.set()
+    told_size: int
+    told_at: float
 
 
 def scan(root: Path) -> list[SeenFile]:
@@ -118,11 +114,11 @@ def scan(root: Path) -> list[SeenFile]:
     if that is `root` itself.
     """
     try:
-        found, unreadable = _scan(root)
+        found = _scan(root)
     except OSError as error:
         raise UsageError(f"{root} cannot be read ({error.strerror}); give a folder that exists and is yours") from error
-    _warn_once(unreadable, set())
-    return [entry.seen() for entry in found]
+    _warn_once(found.unreadable, set())
+    return [entry.seen() for entry in sorted(found.images)]
 
 
 def watch(
@@ -133,97 +129,174 @@ def watch(
     stop: threading.Event,
     arrival: Literal["settle", "rename"] = "settle",
     events: bool = True,
+    network: bool = False,
 ) -> Iterator[Sighting]:
     """Scan `root` every `interval_s` seconds until `stop` is set, and yield what each scan found (perhaps nothing).
 
     The first scan is made at once; later ones come early when the file system reports a change (unless `events` is
-    off), and when a file can have settled. A file has settled when its size and time have not changed for `settle_s`
-    seconds by the monotonic clock; on the first scan also when it is older than that by the wall clock. With `arrival`
-    "rename", and for NDTiff folders, whose index names only what is written, a file has settled once it is seen.
-    While `root` cannot be read nothing is yielded, and nothing counts as gone. Raises UsageError if `root` is no
-    folder to begin with.
+    off, or `root` lies on a `network` share, which reports nothing), and when a file can have settled. A file has
+    settled when its size and time have not changed for `settle_s` seconds by the monotonic clock; on the first scan
+    also when it is older than that by the wall clock. With `arrival` "rename", and for NDTiff folders, whose index
+    names only what is written, a file has settled once it is seen.
+    While `root` cannot be read, or another file system with none of the known images lies there (what an unmounted
+    share leaves behind), each scan yields a sighting that says so, and nothing counts as gone; afterwards unchanged
+    files are not new again. Raises UsageError if `root` is no folder to begin with.
     """
     if not root.is_dir():
         raise UsageError(f"{root} is not a folder; create it, or give the folder that the images land in")
-    return _watch(root, interval_s, settle_s if arrival == "settle" else 0.0, stop, events=events)
+    silent = "" if events else "events are turned off"
+    if network:
+        silent = f"network share ({filesystem_of(root).kind}), which sends no events"
+    return _watch(root, interval_s, settle_s if arrival == "settle" else 0.0, stop, silent)
 
 
-def _watch(
-    root: Path, interval_s: float, settle_s: float, stop: threading.Event, *, events: bool
-) -> Iterator[Sighting]:
-    known: dict[str, _State] = {}
-    warned: set[str] = set()
-    lost, oldest_ns = False, time.time_ns() - int(settle_s * 1e9)
-    with _alarm(root, interval_s, events=events) as rung:
+def _watch(root: Path, interval_s: float, settle_s: float, stop: threading.Event, silent: str) -> Iterator[Sighting]:
+    images, warned = _Images(settle_s), set[str]()
+    trouble = mode = ""
+    with alarm(root, silent) as bell:
         while not stop.is_set():
-            rung.clear()
+            bell.rung.clear()
             started = time.monotonic()
             try:
-                found, unreadable = _scan(root)
+                found = images.recognise(_scan(root))
             except OSError as error:
-                if not lost:
-                    _log.warning("%s cannot be read (%s); it is tried every %g s", root, error.strerror, interval_s)
-                lost = True
-                _wait(stop, rung, started + interval_s, started + interval_s, started + interval_s)
+                trouble = _trouble(root, error, interval_s, logged=bool(trouble))
+                now = time.monotonic()
+                yield Sighting([], [], [], trouble=trouble, mode=mode or _mode(bell, interval_s), scanned_at=now)
+                _wait(stop, bell.rung, now + interval_s, now + interval_s, now + interval_s)
                 continue
-            if lost:
+            if trouble:
                 _log.warning("%s can be read again", root)
-                lost = False
-            _warn_once(unreadable, warned)
+                trouble = ""
+                images.rest_anew(started)
+                bell.restart()
+            pause = max(MIN_PAUSE_S, 3 * (time.monotonic() - started))
+            bell.check(found.place, found.folders)
+            mode = _say(root, _mode(bell, interval_s), mode, alarming=not silent and bool(bell.silent))
+            _warn_once(found.unreadable, warned)
             now = time.monotonic()
             yield Sighting(
-                new=_note(found, known, now if settle_s > 0 else float("-inf"), oldest_ns),
-                settled=_settle(known, started, settle_s),
-                gone=_forget(found, known, unreadable),
+                new=images.note(found.images, now),
+                settled=images.settle(started),
+                gone=images.forget(found),
+                growing=images.grown(started),
+                mode=mode,
+                scanned_at=now,
             )
-            oldest_ns = 0
-            waiting = (state.since + settle_s for state in known.values() if not state.handed)
-            earliest = now + max(MIN_PAUSE_S, 3 * (now - started))
-            _wait(stop, rung, earliest, min(waiting, default=now + interval_s), now + interval_s)
+            _wait(stop, bell.rung, now + pause, images.next_settles(), now + interval_s)
 
 
-def _note(found: list[_Entry], known: dict[str, _State], since: float, oldest_ns: int) -> list[SeenFile]:
-    """Enter what is new or changed into `known` and return it; it rests from `since`, or is older than `oldest_ns`."""
-    new = []
-    for entry in found:
-        state = known.get(entry.path)
-        if state is None or state.entry != entry:
-            rested = entry.ndtiff or entry.mtime_ns < oldest_ns
-            known[entry.path] = _State(entry, float("-inf") if rested else since)
-            new.append(entry.seen())
-    return new
+def _mode(bell: Alarm, interval_s: float) -> str:
+    """Return in words how a folder is watched."""
+    return f"scanned every {interval_s:g} s{': ' + bell.silent if bell.silent else ', sooner on events'}"
 
 
-def _settle(known: dict[str, _State], started: float, settle_s: float) -> list[SeenFile]:
-    """Return what has rested for `settle_s` before `started` and was not handed out yet, unless a last look denies it.
+def _say(root: Path, mode: str, before: str, *, alarming: bool) -> str:
+    """Log how a folder is watched where that changed, and return it."""
+    if mode != before:
+        _log.log(logging.WARNING if alarming else logging.INFO, "%s is %s", root, mode)
+    return mode
 
-    The last look matters on Windows, where a folder's listing lags behind a file that is being written.
-    """
-    settled = []
-    for state in known.values():
-        if not state.handed and state.since <= started - settle_s:
-            entry = state.entry
-            path = Path(entry.path, INDEX_NAME) if entry.ndtiff else Path(entry.path)
-            try:
-                status = path.stat()
-                state.handed = (status.st_size, status.st_mtime_ns) == (entry.size, entry.mtime_ns)
-            except OSError:  # the next scan says that it is gone
-                state.handed = False
-            if state.handed:
-                settled.append(entry.seen())
+
+def _trouble(root: Path, error: OSError, interval_s: float, *, logged: bool) -> str:
+    """Return what is the matter with a root that cannot be read, and log it when it begins."""
+    reason = f"{root} cannot be read ({error.strerror or error})"
+    sentence = f"{reason}; it is tried every {interval_s:g} s and goes on by itself when the share or disk is back"
+    if not logged:
+        _log.warning("%s", sentence)
+    return sentence
+
+
+class _Images:
+    """The images that a watch knows of, and which of them have not settled yet; times are the monotonic clock's."""
+
+    def __init__(self, settle_s: float) -> None:
+        self._settle_s = settle_s
+        self._oldest_ns = time.time_ns() - int(settle_s * 1e9)
+        self._known: dict[str, _Entry] = {}
+        self._resting: dict[str, _Rest] = {}
+        self._device: int | None = None
+
+    def recognise(self, found: _Found) -> _Found:
+        """Return `found` unless it comes from another file system and holds nothing that is known: raise OSError."""
+        changed = self._device not in (None, found.place[0])
+        if changed and self._known and not any(entry.path in self._known for entry in found.images):
+            text = f"another file system lies there, with none of the {len(self._known)} known images: mount it again"
+            raise OSError(errno.ESTALE, text)
+        self._device = found.place[0]
+        return found
+
+    def note(self, found: list[_Entry], now: float) -> list[SeenFile]:
+        """Take in what is new or changed and return it by path; it rests from `now`, or did so before if it is old."""
+        changed = sorted(entry for entry in found if self._known.get(entry.path) != entry)
+        for entry in changed:
+            rested = not self._settle_s or entry.ndtiff or entry.mtime_ns < self._oldest_ns
+            size = self._known.get(entry.path, entry).size
+            rest = self._resting.get(entry.path)
+            told_size, told_at = (rest.told_size, rest.told_at) if rest else (size, now)
+            since = float("-inf") if rested else now
+            self._resting[entry.path] = _Rest(entry, entry.seen(), since, min(told_size, entry.size), told_at)
+            self._known[entry.path] = entry
+        self._oldest_ns = 0  # the wall clock counts once only: it may jump
+        return [self._resting[entry.path].seen for entry in changed]
+
+    def settle(self, started: float) -> list[SeenFile]:
+        """Return what has rested for `settle_s` before `started`, unless a last look denies it.
+
+        The last look matters on Windows, where a folder's listing lags behind a file that is being written.
+        """
+        settled = []
+        for rest in [rest for rest in self._resting.values() if rest.since <= started - self._settle_s]:
+            if _unchanged(rest.entry):
+                del self._resting[rest.entry.path]
+                settled.append(rest.seen)
             else:
-                state.since = started
-    return settled
+                rest.since = started
+        return settled
+
+    def grown(self, started: float) -> list[SeenFile]:
+        """Return the TIFFs that have not settled and are larger than when they were first seen or last returned here.
+
+        Each is returned `settle_s` after its first sighting and after each return, at the earliest.
+        """
+        grown = []
+        for path, rest in self._resting.items():
+            due = started - rest.told_at >= self._settle_s > 0 and rest.entry.size > rest.told_size
+            if due and not rest.entry.ndtiff and _suffix(path) in TIFF_SUFFIXES:
+                rest.told_size, rest.told_at = rest.entry.size, started
+                grown.append(rest.seen)
+        return grown
+
+    def forget(self, found: _Found) -> list[Path]:
+        """Drop what is no longer there and return it; what cannot be read now, or lies in such a folder, may be."""
+        if len(self._known) == len(found.images):  # all that was found is known by now
+            return []
+        closed = tuple(folder + os.sep for folder in found.unreadable)
+        there = {entry.path for entry in found.images} | found.unreadable.keys()
+        gone = [path for path in self._known if path not in there and not path.startswith(closed)]
+        for path in gone:
+            del self._known[path]
+            self._resting.pop(path, None)
+        return [Path(path) for path in gone]
+
+    def rest_anew(self, now: float) -> None:
+        """Let what has not settled wait from `now` on: whoever was writing it may go on."""
+        for rest in self._resting.values():
+            rest.since = now
+
+    def next_settles(self) -> float:
+        """Return when the next image can have settled; infinity if none waits."""
+        return min((rest.since for rest in self._resting.values()), default=float("inf")) + self._settle_s
 
 
-def _forget(found: list[_Entry], known: dict[str, _State], unreadable: dict[str, str]) -> list[Path]:
-    """Drop from `known` what is no longer there and return it; what lies in a folder `unreadable` now may still be."""
-    closed = tuple(folder + os.sep for folder in unreadable)
-    there = {entry.path for entry in found}
-    gone = [path for path in known if path not in there and not path.startswith(closed)]
-    for path in gone:
-        del known[path]
-    return [Path(path) for path in gone]
+def _unchanged(entry: _Entry) -> bool:
+    """Say whether an image has the size and time that the scan saw."""
+    path = os.path.join(entry.path, INDEX_NAME) if entry.ndtiff else entry.path  # noqa: PTH118 as in _place
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:  # the next scan says that it is gone
+        return False
+    return (status.st_size, status.st_mtime_ns) == (entry.size, entry.mtime_ns)
 
 
 def _wait(stop: threading.Event, rung: threading.Event, earliest: float, settled: float, latest: float) -> None:
@@ -237,68 +310,65 @@ def _wait(stop: threading.Event, rung: threading.Event, earliest: float, settled
         (rung if now >= earliest else stop).wait(pause)
 
 
-@contextmanager
-def _alarm(root: Path, interval_s: float, *, events: bool) -> Iterator[threading.Event]:
-    """Give the event that the file system sets when something happens under `root`, if it can tell."""
-    alarm = _Alarm()
-    observer: BaseObserver | None = None
-    try:
-        if events:
-            # watchdog warns when two of its threads meet at a new folder; it does no harm, and must not reach the user
-            warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
-            observer = Observer()
-            observer.schedule(alarm, str(root), recursive=True, event_filter=_WAKING)
-            observer.start()
-        _log.info("%s is scanned every %g s%s", root, interval_s, ", sooner on events" if events else "")
-    except OSError as error:
-        _log.warning("%s gives no events (%s); it is scanned every %g s only", root, error.strerror, interval_s)
-    try:
-        yield alarm.rung
-    finally:
-        if observer is not None:
-            observer.stop()
-            if observer.is_alive():
-                observer.join()
-
-
 def _warn_once(unreadable: dict[str, str], warned: set[str]) -> None:
-    """Log each folder that cannot be read when it is first met, and again after it could be read in between."""
-    for folder in unreadable.keys() - warned:
-        _log.warning("%s cannot be read (%s); give the service the right to see its images", folder, unreadable[folder])
+    """Log what cannot be read when it is first met, and again after it could be read in between."""
+    fresh = sorted(unreadable.keys() - warned)
+    for path in fresh[:_WARNED_AT_ONCE]:
+        _log.warning("%s cannot be read (%s); give the service the right to see its images", path, unreadable[path])
+    if len(fresh) > _WARNED_AT_ONCE:
+        _log.warning("%d more files and folders cannot be read", len(fresh) - _WARNED_AT_ONCE)
     warned.intersection_update(unreadable)
     warned.update(unreadable)
 
 
-def _scan(root: Path) -> tuple[list[_Entry], dict[str, str]]:
-    """Return the images under `root` sorted by path, and the folders that could not be read with the reason."""
-    found: list[_Entry] = []
+def _scan(root: Path) -> _Found:
+    """Return the images under `root` and what could not be read; raise OSError if `root` is away, or went meanwhile."""
+    images: list[_Entry] = []
     unreadable: dict[str, str] = {}
     folders, links = [str(root)], list[str]()
     visited: set[tuple[int, int]] = set()
+    place, away = _place(str(root)), None
     while folders or links:
         folder = folders.pop() if folders else links.pop()  # links last, so that a folder goes by its own name
         try:
-            place = os.stat(folder)  # noqa: PTH116 strings keep a scan of 100 000 files short
-            if (place.st_dev, place.st_ino) not in visited:
-                visited.add((place.st_dev, place.st_ino))
-                found += _list(folder, folders, links)
+            here = _place(folder)
+            if here not in visited:
+                visited.add(here)
+                images += _list(folder, folders, links, unreadable)
         except OSError as error:
             if folder == str(root):
                 raise
             if not isinstance(error, FileNotFoundError):
                 unreadable[folder] = error.strerror or str(error)
-    found.sort()
-    return found, unreadable
+            away = error if error.errno in _AWAY else away
+    if away and not images:  # the root itself may still be answered from a cache
+        raise away
+    if _place(str(root)) != place:  # what seemed to be missing was only not mounted any more, or not yet
+        raise OSError(errno.ESTALE, "its file system changed during the scan")
+    return _Found(images, unreadable, place, len(visited))
 
 
-def _list(folder: str, folders: list[str], links: list[str]) -> list[_Entry]:
-    """Return the images of one folder; add its sub-folders to `folders`, or to `links` where they are links."""
+def _place(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116 strings keep a scan of 100 000 files short
+    return status.st_dev, status.st_ino
+
+
+def _suffix(name: str) -> str:
+    """Return what follows the last point, with it, in lower case; quicker than `splitext`."""
+    return name[name.rfind(".") :].lower()
+
+
+def _list(folder: str, folders: list[str], links: list[str], unreadable: dict[str, str]) -> list[_Entry]:
+    """Return the images of one folder; add its sub-folders to `folders`, or to `links` where they are links.
+
+    Files whose share went away while they were looked at are entered in `unreadable`.
+    """
     images: list[_Entry] = []
     index: _Entry | None = None
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+            suffix = _suffix(name)
             if name[0] in ".~" or suffix in UNFINISHED_SUFFIXES:
                 continue
             try:
@@ -312,8 +382,9 @@ def _list(folder: str, folders: list[str], links: list[str]) -> list[_Entry]:
                         continue
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(entry.path)
-            except OSError:  # it vanished after it was listed, or is a link to nowhere
-                continue
+            except OSError as error:  # it vanished after it was listed, or is a link to nowhere
+                if error.errno in _AWAY:
+                    unreadable[entry.path] = error.strerror or str(error)
     if index is None:
         return images
     return [index] if is_ndtiff(Path(folder)) else []

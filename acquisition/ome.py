@@ -3,8 +3,12 @@
 https://docs.openmicroscopy.org/ome-model/6.3.1/ome-tiff/specification.html
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
+from pathlib import PureWindowsPath
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from acquisition.metadata import (
@@ -19,6 +23,13 @@ from acquisition.metadata import (
     read_xml,
 )
 
+MAX_COMPANIONS = 10_000
+"""Most other files that one OME-TIFF may count to its set."""
+
+_PLAIN_TIFF = re.compile(r"[^/\\:*?\"<>|.~ ][^/\\:*?\"<>|]*\.tiff?", re.IGNORECASE)
+_SEPARATORS = {ord(sign): "" for sign in "/\\:\0"}
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
+
 
 def ome_infos(text: str, chains: Sequence[int], name: str) -> list[PageInfo] | None:
     """Return what the OME-XML `text` of the file `name` says of its directories `chains`; None if it cannot be read.
@@ -31,14 +42,39 @@ def ome_infos(text: str, chains: Sequence[int], name: str) -> list[PageInfo] | N
         return None
     images = list(_children(root, "Image"))
     limit = max(chains, default=0) + 1
+    left = 4 * limit  # each plane is told once; who tells more would keep us counting
     planes: dict[int, PageInfo] = {}
     for image in images:
         for pixels in _children(image, "Pixels"):
-            places = _places(
-                pixels, limit, [block for block in _children(pixels, "TiffData") if _ours(block, root, name)]
-            )
-            planes.update(_image_infos(image, pixels, places, many=len(images) > 1))
+            ours = [block for block in _children(pixels, "TiffData") if _ours(block, root, name)]
+            places = list(islice(_places(pixels, limit, ours), left))
+            left -= len(places)
+            planes.update(_image_infos(image, pixels, dict(places), many=len(images) > 1))
     return [replace(planes.get(chain, PageInfo(page)), page=page) for page, chain in enumerate(chains)]
+
+
+def companions(description: str, name: str) -> list[str]:
+    """Return the names of the other TIFFs that the OME-XML `description` of the file `name` counts to its set.
+
+    At most 10 000, each once, in the order of the XML; only plain names that lie beside the file on any system: no
+    folder, drive, device, hidden or unprintable sign, also when written in percents. None of them is opened.
+    """
+    root = read_xml(description) if "OME" in description[:2000] else None
+    if root is None:
+        return []
+    names = (str(element.get("FileName")) for element in root.iter() if str(element.tag).rpartition("}")[2] == "UUID")
+    return list(islice(dict.fromkeys(other for other in names if other != name and _beside(other)), MAX_COMPANIONS))
+
+
+def _beside(name: str) -> bool:
+    """Say whether `name` is that of a TIFF in the same folder, whatever the system."""
+    return (
+        _PLAIN_TIFF.fullmatch(name) is not None
+        and name.isprintable()
+        and len(name.encode()) <= 255
+        and unquote(name).translate(_SEPARATORS) == unquote(name)
+        and PureWindowsPath(name).stem.partition(".")[0].strip().upper() not in _DEVICES
+    )
 
 
 def _image_infos(
@@ -72,14 +108,13 @@ def _image_infos(
 
 def _places(
     pixels: ElementTree.Element, limit: int, blocks: Sequence[ElementTree.Element]
-) -> dict[int, tuple[int, int, int]]:
-    """Return the (c, z, t) of each directory below `limit` that the TiffData `blocks` speak of."""
+) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """Yield each directory below `limit` that the TiffData `blocks` speak of, and its (c, z, t)."""
     samples = next((as_int(child.get("SamplesPerPixel")) for child in _children(pixels, "Channel")), None) or 1
     counts = {axis: max(1, as_int(pixels.get(f"Size{axis}")) or 1) for axis in "CZT"}
     counts["C"] = max(1, counts["C"] // samples)
     order = [axis for axis in pixels.get("DimensionOrder", "XYCZT") if axis in counts]
     total = counts["C"] * counts["Z"] * counts["T"]
-    places: dict[int, tuple[int, int, int]] = {}
     for block in blocks:
         directory = max(0, as_int(block.get("IFD")) or 0)
         place, stride = 0, 1
@@ -91,8 +126,7 @@ def _places(
             at, where = place + step, dict.fromkeys("CZT", 0)
             for axis in order:
                 at, where[axis] = divmod(at, counts[axis])
-            places[directory + step] = (where["C"], where["Z"], where["T"])
-    return places
+            yield directory + step, (where["C"], where["Z"], where["T"])
 
 
 def _ours(block: ElementTree.Element, root: ElementTree.Element, name: str) -> bool:

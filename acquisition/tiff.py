@@ -7,8 +7,8 @@ file that is not all there.
 import logging
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from acquisition.completeness import Directory, walk, zero_tail
+from acquisition.completeness import Directory, walk
 from acquisition.metadata import (
     PageInfo,
     PageTags,
@@ -28,7 +28,8 @@ from acquisition.metadata import (
     micro_manager_page,
     tiff_info,
 )
-from acquisition.ome import ome_infos
+from acquisition.ome import companions, ome_infos
+from acquisition.zeros import pages_with_zeros, zero_tail
 from sesmo_live.errors import ImageError, IncompleteImageError
 from sesmo_live.records import Pixels
 
@@ -42,7 +43,6 @@ DAMAGE = (
     AttributeError,
     ArithmeticError,
     AssertionError,
-    MemoryError,
 )
 """What tifffile and its decoders raise on damaged files (struct.error apart)."""
 _TAGS = (270, 282, 283, 296, 306, 33628, 33629, 50839, 51123)
@@ -68,21 +68,69 @@ _logger.setLevel(logging.WARNING)
 _logger.addHandler(_complaints)
 
 
-def read_pages(path: Path) -> list[PageInfo]:
+def read_pages(path: Path, *, growing: bool = False) -> list[PageInfo]:
     """Return what the TIFF at `path` says of each of its pages, in page order; every page is an image of its own.
 
     Thumbnails and pyramid levels are no pages; each image of an ImageJ or MetaMorph stack is one, also behind a single
     directory. No other file is opened, whatever OME-XML names. Raises as `check_complete` does, and
     IncompleteImageError with tifffile's words when it complains.
+
+    Of a stack that is `growing` the pages that will not change any more are returned, perhaps none: those with a whole
+    page after them, whose strips do not end in zeros and of which no description that is written last (OME, ImageJ)
+    can still change a word. That a growing file is not all there yet raises nothing.
     """
-    directories = [directory for directory in _layout(path) if not directory.reduced]
+    directories = _begun(path) if growing else [directory for directory in _layout(path) if not directory.reduced]
+    if not directories:
+        return []
     pages: list[PageTags] = []
     with _opened(path) as file:
         for directory in directories:
             tags = _page(file, directory).tags
             words = {code: value for code in _TAGS if (value := tags.valueof(code)) is not None}
             pages += [PageTags(words, directory.index, plane) for plane in range(directory.planes)]
-    return page_infos(pages, path.name)
+    infos = page_infos(pages, path.name)
+    if not growing:
+        return infos
+    held = pages_with_zeros(path, directories)
+    open_ended = _rewritten_at_the_end(pages[0], path.name)
+    return [info for info in infos if info.page not in held and not (open_ended and not _final(pages[info.page]))]
+
+
+def companions_of(path: Path) -> list[str]:
+    """Return the names of the other files that the TIFF at `path` says belong to its set, none of them opened.
+
+    Looks at the first directory only. Raises as `read_pages` does.
+    """
+    next(walk(path))  # its tags are in the file and of bearable length
+    with _opened(path) as file:
+        return companions(as_text(file.pages.first.tags.valueof(270)), path.name)
+
+
+def _begun(path: Path) -> list[Directory]:
+    """Return the directories of the pages of a growing stack that have a whole one after them."""
+    found = []
+    with suppress(IncompleteImageError):
+        for directory in walk(path):
+            if directory.planes > 1:  # its description is written last and decides what its pages are
+                return []
+            if not directory.reduced:
+                found.append(directory)
+    return found[:-1]
+
+
+def _rewritten_at_the_end(first: PageTags, name: str) -> bool:
+    """Say whether the file's writer may fill or change the `first` page's description when it closes the file."""
+    text = as_text(first.tags.get(270))
+    blank = 270 in first.tags and not text.strip("\0 \n")
+    return blank or ".ome." in name.lower() or "OME" in text[:2000] or text.startswith("ImageJ=")
+
+
+def _final(page: PageTags) -> bool:
+    """Say whether Micro-Manager's own record of `page`, written with it, leaves nothing for a later word to fill."""
+    info = micro_manager_page(page, 0) if isinstance(page.tags.get(51123), Mapping) else None
+    return info is not None and None not in (
+        (info.timepoint, info.channel, info.z, info.position, info.acquired_at, info.pixel_um, info.stage_um)
+    )
 
 
 def page_infos(pages: list[PageTags], name: str) -> list[PageInfo]:
@@ -193,6 +241,10 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     except OSError as error:
         raise IncompleteImageError(
             f"{path} cannot be read now ({error.strerror or error}); it is read again, else check the folder's rights"
+        ) from error
+    except MemoryError as error:
+        raise ImageError(
+            f"{path} needs more memory than there is to be decoded; export it in smaller images"
         ) from error
     except (*DAMAGE, struct.error) as error:
         words = str(error) or type(error).__name__

@@ -10,7 +10,8 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from acquisition.completeness import check_complete, walk, zero_tail
+from acquisition.completeness import check_complete, walk
+from acquisition.zeros import zero_tail
 from sesmo_live.errors import ImageError, IncompleteImageError
 
 RNG = np.random.default_rng(7)
@@ -205,6 +206,25 @@ def test_the_limit_holds_for_the_decoded_page(tmp_path: Path) -> None:
     assert check_complete(path, max_bytes=12_000_000) == 1
     with pytest.raises(ImageError, match=r"3000 × 2000 .* above the limit of 11999999 bytes"):
         check_complete(path, max_bytes=11_999_999)
+
+
+def test_no_image_of_a_specimen_unpacks_to_hundreds_of_times_its_size(tmp_path: Path) -> None:
+    path, image = tmp_path / "bomb.tif", np.zeros((6000, 6000), np.uint16)
+    image[:3000] = RNG.integers(0, 4, (3000, 6000))
+    tifffile.imwrite(path, image, compression="zlib")
+    assert check_complete(path) == 1
+    tifffile.imwrite(path, image * 0, compression="zlib")
+    with pytest.raises(ImageError, match=r"unpacks from \d+ to 72000000 bytes"):
+        check_complete(path)
+    tifffile.imwrite(path, image[:5000, :5000] * 0, compression="zlib")
+    assert check_complete(path) == 1
+
+
+def test_pages_in_more_strips_than_any_program_writes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((2**18 + 1, 1), np.uint8), rowsperstrip=1)
+    with pytest.raises(ImageError, match=r"an image in 262145 strips \(at most 262144\)"):
+        check_complete(path)
 
 
 def test_a_growing_stack_gives_the_pages_before_its_end(tmp_path: Path) -> None:

@@ -3,19 +3,25 @@
 import errno
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from watchdog.observers.inotify import InotifyObserver
 
+from acquisition import alarm as alarm_module
 from acquisition import folder as folder_module
 from acquisition.folder import SeenFile, Sighting, scan, watch
 from acquisition.ndtiff import INDEX_NAME
+from acquisition.shares import filesystem_of
 from sesmo_live.errors import UsageError
 
 SETTLE_S = 0.3
@@ -35,12 +41,17 @@ def names(found: list[SeenFile], root: Path) -> list[str]:
     return [str(file.path.relative_to(root)) for file in found]
 
 
+def watchdogs() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if "watchdog" in type(thread).__module__}
+
+
 class Watching:
     """A watch under way in a thread, with what it saw and when."""
 
     def __init__(self, root: Path, **options: Any) -> None:
         self.root, self.stop = root, threading.Event()
         self.seen: list[tuple[float, Sighting]] = []
+        self.others = watchdogs()
         self.started = time.monotonic()
         settings = {"interval_s": 0.1, "settle_s": SETTLE_S, "events": False, **options}
         self.thread = threading.Thread(target=self._run, args=(watch(root, stop=self.stop, **settings),))
@@ -59,7 +70,7 @@ class Watching:
         deadline = time.monotonic() + limit_s
         while not condition():
             assert time.monotonic() < deadline, [
-                sighting for _, sighting in self.seen if sighting != Sighting([], [], [])
+                sighting for _, sighting in self.seen if sighting != Sighting([], [], [], mode=sighting.mode)
             ]
             time.sleep(0.005)
         return time.monotonic() - self.started
@@ -72,7 +83,7 @@ class Watching:
         self.stop.set()
         self.thread.join(10)
         assert not self.thread.is_alive()
-        assert not [thread for thread in threading.enumerate() if "watchdog" in type(thread).__module__]
+        assert watchdogs() <= self.others
 
 
 def test_scan_finds_images_at_any_depth_and_leaves_out_the_rest(tmp_path: Path) -> None:
@@ -316,11 +327,13 @@ def test_where_events_cannot_be_had_it_polls_and_says_so_once(
         def start(self) -> None:
             raise OSError(errno.ENOSPC, "inotify watch limit reached")
 
-    monkeypatch.setattr(folder_module, "Observer", NoWatches)
+    monkeypatch.setattr(alarm_module, "Observer", NoWatches)
     with caplog.at_level(logging.WARNING), Watching(tmp_path, events=True) as watching:
         land(tmp_path / "a.tif")
         watching.until(lambda: watching.counts("settled") == {"a.tif": 1})
-    assert caplog.text.count("gives no events (inotify watch limit reached); it is scanned every 0.1 s only") == 1
+    limit = "the limit of inotify watches is reached (raise fs.inotify.max_user_watches)"
+    assert caplog.text.count(f"is scanned every 0.1 s: {limit}") == 1
+    assert {sighting.mode for _, sighting in watching.seen} == {f"scanned every 0.1 s: {limit}"}
 
 
 @pytest.mark.parametrize("events", [False, True])
@@ -346,17 +359,260 @@ def test_a_root_that_vanishes_is_waited_for_and_nothing_counts_as_gone(
     root, away = tmp_path / "share", tmp_path / "away"
     land(root / "a.tif", age_s=60)
     with caplog.at_level(logging.WARNING), Watching(root, events=events) as watching:
+        before = watching.seen[-1][1].mode
         root.rename(away)
-        watching.until(lambda: "share cannot be read" in caplog.text)
-        scans = len(watching.seen)
-        time.sleep(0.5)
-        assert len(watching.seen) <= scans + 1
+        watching.until(lambda: len(troubles(watching)) > 2)
         land(away / "b.tif")
         away.rename(root)
         watching.until(lambda: watching.counts("settled") == {"a.tif": 1, "b.tif": 1})
+        assert watching.seen[-1][1].trouble == ""
+        assert watching.seen[-1][1].mode == before
+    sentence = "cannot be read (No such file or directory); it is tried every 0.1 s and goes on by itself"
+    assert len(set(troubles(watching))) == 1
+    assert sentence in troubles(watching)[0]
     assert watching.counts("gone") == {}
-    assert caplog.text.count("cannot be read (No such file or directory); it is tried every 0.1 s") == 1
+    assert watching.counts("new") == {"a.tif": 1, "b.tif": 1}
+    assert caplog.text.count(sentence) == 1
     assert caplog.text.count("can be read again") == 1
+
+
+def troubles(watching: Watching) -> list[str]:
+    return [sighting.trouble for _, sighting in watching.seen if sighting.trouble]
+
+
+def test_a_root_made_anew_gives_events_again(tmp_path: Path) -> None:
+    root = tmp_path / "share"
+    land(root / "a.tif", age_s=60)
+    with Watching(root, interval_s=1.0, events=True) as watching:
+        (root / "a.tif").unlink()
+        root.rmdir()
+        root.mkdir()
+        land(root / "b.tif", age_s=60)
+        watching.until(lambda: watching.counts("new")["b.tif"] == 1)
+        watching.until(lambda: "sooner on events" in watching.seen[-1][1].mode or "died" in watching.seen[-1][1].mode)
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[tuple[Path, Path, Path]]:
+    """Give a root whose file system can change under it: a link, to a folder in memory and to an empty one on disk."""
+    mounted = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    below = tmp_path / "mount point"
+    below.mkdir()
+    assert mounted.stat().st_dev != below.stat().st_dev
+    root = tmp_path / "share"
+    root.symlink_to(mounted)
+    yield root, mounted, below
+    shutil.rmtree(mounted)
+
+
+def mount(root: Path, place: Path) -> None:
+    """Make `root` lead to `place`, at one blow."""
+    link = root.with_name("link")
+    link.symlink_to(place)
+    link.replace(root)
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_an_unmounted_share_leaves_an_empty_folder_and_nothing_counts_as_gone(
+    share: tuple[Path, Path, Path], events: bool
+) -> None:
+    root, mounted, below = share
+    land(mounted / "a.tif", age_s=60)
+    with Watching(root, events=events) as watching:
+        mount(root, below)
+        watching.until(lambda: len(troubles(watching)) > 2)
+        land(below / "stray.tif", age_s=60)  # somebody writes below the mount point: that is no remount
+        time.sleep(0.3)
+        mount(root, mounted)
+        land(mounted / "b.tif", age_s=60)
+        watching.until(lambda: watching.counts("settled") == {"a.tif": 1, "b.tif": 1})
+    assert "another file system lies there, with none of the 1 known images: mount it again" in troubles(watching)[0]
+    assert watching.counts("gone") == {}
+    assert watching.counts("new") == {"a.tif": 1, "b.tif": 1}
+
+
+def test_a_share_that_comes_back_with_another_number_is_the_same_share(share: tuple[Path, Path, Path]) -> None:
+    root, mounted, other = share
+    for name in ("a.tif", "b.tif"):
+        land(mounted / name, age_s=60)
+    shutil.copy2(mounted / "a.tif", other / "a.tif")
+    with Watching(root) as watching:
+        mount(root, other)
+        watching.until(lambda: watching.counts("gone") == {"b.tif": 1})
+    assert troubles(watching) == []
+    assert watching.counts("new") == {"a.tif": 1, "b.tif": 1}
+
+
+def test_an_empty_root_may_change_its_file_system(share: tuple[Path, Path, Path]) -> None:
+    root, mounted, below = share
+    mount(root, below)
+    with Watching(root) as watching:
+        mount(root, mounted)
+        land(mounted / "a.tif")
+        watching.until(lambda: watching.counts("settled") == {"a.tif": 1})
+    assert troubles(watching) == []
+
+
+def test_a_share_that_goes_during_a_scan_loses_nothing(
+    share: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, mounted, below = share
+    land(mounted / "deep" / "a.tif", age_s=60)
+    land(mounted / "b.tif", age_s=60)
+    real, unmounting = folder_module._list, [False]
+
+    def unmount(folder: str, *rest: Any) -> Any:
+        found = real(folder, *rest)
+        if unmounting[0] and folder == str(root):
+            unmounting[0] = False
+            mount(root, below)
+        return found
+
+    monkeypatch.setattr(folder_module, "_list", unmount)
+    with Watching(root) as watching:
+        unmounting[0] = True
+        watching.until(lambda: len(troubles(watching)) > 2)
+        mount(root, mounted)
+        watching.until(lambda: not watching.seen[-1][1].trouble)
+    assert "its file system changed during the scan" in troubles(watching)[0]
+    assert watching.counts("gone") == {}
+    assert watching.counts("new") == {"deep/a.tif": 1, "b.tif": 1}
+
+
+@pytest.mark.parametrize("place", [".", "mounted"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN])
+def test_every_way_in_which_a_share_fails_is_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, place: str
+) -> None:
+    land(tmp_path / "mounted" / "a.tif", age_s=60)
+    failing, real = [False], os.scandir
+
+    def scandir(path: str) -> Any:
+        if failing[0] and Path(path) == tmp_path / place:
+            raise OSError(number, os.strerror(number), path)
+        return real(path)
+
+    with Watching(tmp_path, interval_s=0.05) as watching:
+        monkeypatch.setattr("acquisition.folder.os.scandir", scandir)
+        failing[0] = True
+        watching.until(lambda: len(troubles(watching)) > 2)
+        failing[0] = False
+        watching.until(lambda: not watching.seen[-1][1].trouble)
+    assert f"({os.strerror(number)})" in troubles(watching)[0]
+    assert watching.counts("gone") == {}
+
+
+def test_files_that_a_failing_share_cannot_show_are_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(20):
+        land(tmp_path / f"{number:02d}.tif", age_s=60)
+    failing, real = [False], os.scandir
+
+    class Stale:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path = entry.name, entry.path
+
+        def stat(self) -> os.stat_result:
+            raise OSError(errno.ESTALE, "Stale file handle", self.path)
+
+    @contextmanager
+    def scandir(path: str) -> Iterator[list[Any]]:
+        with real(path) as entries:
+            yield [Stale(entry) if failing[0] and entry.name != "00.tif" else entry for entry in entries]
+
+    monkeypatch.setattr("acquisition.folder.os.scandir", scandir)
+    with caplog.at_level(logging.WARNING), Watching(tmp_path, interval_s=0.05) as watching:
+        failing[0] = True
+        watching.until(lambda: "more files and folders cannot be read" in caplog.text)
+        (tmp_path / "00.tif").unlink()
+        watching.until(lambda: watching.counts("gone") == {"00.tif": 1})
+        failing[0] = False
+        time.sleep(0.2)
+    assert watching.counts("gone") == {"00.tif": 1}
+    assert watching.counts("new").total() == 20
+    assert caplog.text.count("Stale file handle") == 5
+
+
+def test_after_trouble_a_half_copied_file_rests_anew(share: tuple[Path, Path, Path]) -> None:
+    root, mounted, below = share
+    land(mounted / "old.tif", age_s=60)
+    with Watching(root, settle_s=0.6) as watching:
+        land(mounted / "half.tif")
+        watching.until(lambda: watching.counts("new")["half.tif"] == 1)
+        mount(root, below)
+        watching.until(lambda: bool(troubles(watching)))
+        time.sleep(1.0)
+        back = time.monotonic() - watching.started
+        mount(root, mounted)
+        assert watching.until(lambda: watching.counts("settled")["half.tif"] == 1) >= back + 0.6
+
+
+def test_a_stack_that_grows_is_handed_out_as_it_grows(tmp_path: Path) -> None:
+    stack, other = tmp_path / "stack.tif", tmp_path / "picture.png"
+    grown: list[tuple[float, SeenFile]] = []
+    with Watching(tmp_path, interval_s=0.05, settle_s=0.5) as watching:
+        for size in range(1, 30):
+            land(stack, bytes(size))
+            land(other, bytes(size))
+            time.sleep(0.1)
+        watching.until(lambda: watching.counts("settled") == {"stack.tif": 1, "picture.png": 1})
+        time.sleep(0.6)
+        grown = [(when, file) for when, sighting in watching.seen for file in sighting.growing]
+    assert {file.path for _, file in grown} == {stack}
+    assert 3 <= len(grown) <= 6  # 2.9 s at most once each 0.5 s, and on a busy machine less often
+    assert all(later[0] - earlier[0] > 0.4 for earlier, later in pairwise(grown))
+    assert [file.size for _, file in grown] == sorted({file.size for _, file in grown})
+    assert grown[0][0] - watching.seen[0][0] > 0.4
+
+
+def test_a_file_that_is_written_again_from_its_start_has_not_grown(tmp_path: Path) -> None:
+    path = land(tmp_path / "a.tif", bytes(1000))
+    with Watching(tmp_path, interval_s=0.05, settle_s=0.4) as watching:
+        for size in (900, 800, 700, 600, 500, 400, 300):
+            land(path, bytes(size))
+            time.sleep(0.15)
+        assert watching.counts("growing") == {}
+        for size in (310, 320, 330, 340, 350):
+            land(path, bytes(size))
+            time.sleep(0.15)
+        watching.until(lambda: watching.counts("growing")["a.tif"] > 0, 1)
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, jump = time.time_ns, [0]
+    monkeypatch.setattr(time, "time_ns", lambda: now() + jump[0])
+    monkeypatch.setattr(time, "time", lambda: (now() + jump[0]) / 1e9)
+    with Watching(tmp_path, settle_s=0.5) as watching:
+        for number, days in enumerate((400, -400, 3000)):
+            jump[0] = days * 86_400 * 10**9
+            landed = time.monotonic() - watching.started
+            path = land(tmp_path / f"{number}.tif", age_s=1.0)
+            settled = watching.until(lambda: watching.counts("settled").total() == number + 1)  # noqa: B023 at once
+            assert landed + 0.5 <= settled < landed + 3, path
+    assert watching.counts("new").total() == 3
+
+
+def test_the_mode_is_said_in_words_and_each_scan_is_a_sign_of_life(tmp_path: Path) -> None:
+    expected = {
+        "sooner on events": {"events": True},
+        "events are turned off": {"events": False},
+        f"network share ({filesystem_of(tmp_path).kind}), which sends no events": {"events": True, "network": True},
+    }
+    for words, options in expected.items():
+        with Watching(tmp_path, **options) as watching:
+            before = len(threading.enumerate())
+            watching.until(lambda: len(watching.seen) > 2 or "sooner" in words)  # noqa: B023 at once
+            mode = watching.seen[-1][1].mode
+            assert mode == f"scanned every 0.1 s{', ' if 'sooner' in words else ': '}{words}"
+            assert before == len(threading.enumerate())
+        times = [sighting.scanned_at for _, sighting in watching.seen]
+        assert times == sorted(times)
+        assert 0 <= time.monotonic() - times[-1] < 5
+
+
+def test_a_sighting_of_three_lists_says_nothing_else() -> None:
+    assert Sighting([], [], []) == Sighting(new=[], settled=[], gone=[], growing=[], trouble="", mode="")
 
 
 def test_files_in_a_folder_that_cannot_be_read_now_are_not_gone(
@@ -385,8 +641,8 @@ def test_a_listing_that_lags_behind_hands_nothing_out(tmp_path: Path, monkeypatc
     real, lag = folder_module._scan, [True]
 
     def lagging(root: Path) -> Any:
-        found, unreadable = real(root)
-        return ([entry._replace(size=10) for entry in found] if lag else found), unreadable
+        found = real(root)
+        return found._replace(images=[entry._replace(size=10) for entry in found.images]) if lag else found
 
     monkeypatch.setattr(folder_module, "_scan", lagging)  # as Windows lists a file that is being written
     with Watching(tmp_path, interval_s=0.05) as watching:

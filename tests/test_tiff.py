@@ -18,8 +18,9 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from acquisition.completeness import check_complete, walk, zero_tail
+from acquisition.completeness import check_complete, walk
 from acquisition.tiff import read_pages, read_pixels
+from acquisition.zeros import zero_tail
 from sesmo_live.errors import ImageError, IncompleteImageError
 
 RNG = np.random.default_rng(11)
