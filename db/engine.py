@@ -1,96 +1,188 @@
-"""Opening a database: SQLite in WAL with immediate transactions, migrations at start, backups before them."""
+"""Opening a database: engines for writing and reading, what a refusal means, schema revisions, the daemon's lock."""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
-from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from sesmo_live.errors import StoreError, UsageError
+from db.disks import network_filesystem
+from db.sqlite import (
+    BUSY_TIMEOUT_S,
+    check_folder,
+    connect_reader,
+    connect_writer,
+    database_url,
+    display_name,
+    existing_file,
+    refuse_share,
+    sqlite_path,
+)
+from sesmo_live.errors import StoreError, StorePausedError, UsageError
 
-BUSY_TIMEOUT_S = 30
-"""How long a writer waits for another process's short write before it gives up."""
+PAUSE_AFTER_S = 5
+"""How long the daemon waits for another program's lock before its run pauses and says so."""
+
+ROOM_BYTES = 16 * 2**20
+"""Room on the disk that a paused run waits for, a few group commits; with less it would stop again at once."""
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_PASSING = {
+    sqlite3.SQLITE_FULL: "the disk of the database {} is full; make room on it",
+    sqlite3.SQLITE_BUSY: "the database {} is locked by another program; close that program or wait for it",
+    sqlite3.SQLITE_LOCKED: "the database {} is locked by another program; close that program or wait for it",
+    sqlite3.SQLITE_PROTOCOL: "the database {} is locked by another program; close that program or wait for it",
+    sqlite3.SQLITE_IOERR: "the disk of the database {} does not answer (disk I/O error); check the disk",
+}
+_PASSING_ONCE_WRITTEN = {  # on a path that never worked these two are a wrong path and missing rights
+    sqlite3.SQLITE_CANTOPEN: "the database {} is not there any more; bring its disk or folder back",
+    sqlite3.SQLITE_READONLY: "the database {} cannot be written any more; its disk became read-only, check the disk",
+}
+_written: set[str] = set()  # URLs that this process has committed to
 
 
-def database_url(path_or_url: str | Path) -> str:
-    """Return a SQLAlchemy URL for a SQLite file path, or the URL itself."""
-    text = str(path_or_url)
-    if "://" in text:
-        return text
-    return f"sqlite:///{Path(text).expanduser().absolute().as_posix()}"
-
-
-def sqlite_path(url: str) -> Path | None:
-    """Return the file behind a SQLite URL, None for any other database."""
-    parsed = make_url(url)
-    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
-
-
-def _connect_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # SQLAlchemy's begin event below says BEGIN, not the driver
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",  # NORMAL can lose the last commits on power loss
-        "foreign_keys = ON",
-        f"busy_timeout = {BUSY_TIMEOUT_S * 1000}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def open_engine(path_or_url: str | Path, *, write: bool = False) -> Engine:
+def open_engine(
+    path_or_url: str | Path,
+    *,
+    write: bool = False,
+    checkpoint: bool = True,
+    create: bool = False,
+    busy_s: float | None = None,
+) -> Engine:
     """Return an engine; every transaction of a `write` engine begins immediately, so it never fails half-way.
 
-    Only the writer checkpoints the write-ahead log: SQLite before 3.51.3 can lose data when two connections do.
+    Only the daemon's engine checkpoints the write-ahead log (SQLite before 3.51.3 can lose data when two connections
+    do); other writers say `checkpoint=False`. Without `write` the file is opened for reading alone and stays as it is,
+    also when the connection closes. A missing file is made with `create` only: where a disk is gone, an empty
+    database must not take its place. Raises UsageError for what is no URL, StoreError on a network share.
     """
+    url = database_url(path_or_url)
     try:
-        url = database_url(path_or_url)
-        engine = create_engine(url, poolclass=NullPool if sqlite_path(url) else None)
+        file = sqlite_path(url)
+        if file is None:
+            return _server_engine(url, busy_s)
     except (ArgumentError, ModuleNotFoundError) as error:
         raise UsageError(f"{path_or_url} is no database ({error}); give a file such as sesmo.db") from error
-    if sqlite_path(url):
-        event.listen(engine, "connect", _connect_sqlite)
-        if not write:
-            event.listen(engine, "connect", lambda c, _: c.execute("PRAGMA wal_autocheckpoint = 0"))
-        begin = "BEGIN IMMEDIATE" if write else "BEGIN"
+    share = network_filesystem(file)
+    if write:
+        refuse_share(file, share)
+    daemon = write and checkpoint
+    wait_s = busy_s if busy_s is not None else PAUSE_AFTER_S if daemon else BUSY_TIMEOUT_S
 
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+    def connect() -> sqlite3.Connection:
+        if write:
+            return connect_writer(file, wait_s, create=create, checkpoint=checkpoint)
+        return connect_reader(file, share, wait_s)
 
+    # No pool: a file that was moved, or whose disk is gone, is noticed at the next transaction.
+    engine = create_engine(url, creator=connect, poolclass=NullPool)
+    begin = "BEGIN IMMEDIATE" if write else "BEGIN"
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    _remember_commits(engine, url)
     return engine
 
 
+def _server_engine(url: str, busy_s: float | None) -> Engine:
+    if busy_s is None:
+        engine = create_engine(url)
+    else:
+        engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": max(2, round(busy_s))})
+    _remember_commits(engine, url)
+    return engine
+
+
+def _remember_commits(engine: Engine, url: str) -> None:
+    @event.listens_for(engine, "commit")
+    def _commit(_connection: Connection) -> None:
+        _written.add(url)
+
+
 @contextmanager
-def store_errors(url: str) -> Iterator[None]:
-    """Turn a database's refusal into one sentence."""
+def store_errors(url: str | Path) -> Iterator[None]:
+    """Turn a database's refusal into one sentence.
+
+    Raises StorePausedError for what passes (disk full, lock held, disk or server gone), StoreError for the rest.
+    """
     try:
         yield
     except (DBAPIError, sqlite3.Error) as error:
-        cause: Any = getattr(error, "orig", None) or error
-        raise StoreError(f"the database {url} cannot be used: {cause}; check the file, its folder and disk") from error
+        name, cause = display_name(url), getattr(error, "orig", None) or error
+        passing = _passing(database_url(url), error)
+        if passing:
+            raise StorePausedError(passing.format(name)) from error
+        raise StoreError(f"the database {name} cannot be used: {cause}; check the file, its folder and disk") from error
 
 
-def _alembic(connection: Connection | None = None) -> Config:
+def _passing(url: str, error: DBAPIError | sqlite3.Error) -> str | None:
+    """Return the sentence for an error that passes, with {} for the database's name; None for one that stays."""
+    code = error_code(error)
+    if code == sqlite3.SQLITE_IOERR and not _has_room(url):
+        code = sqlite3.SQLITE_FULL  # that is what SQLite calls it when there is no room for its shared memory
+    if code is not None:
+        return _PASSING.get(code) or (_PASSING_ONCE_WRITTEN.get(code) if url in _written else None)
+    lost = isinstance(error, OperationalError) and url in _written and sqlite_path(url) is None
+    if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return "the server of the database {} does not answer; check it and the network"
+    return None
+
+
+def _has_room(path_or_url: str | Path) -> bool:
+    file = sqlite_path(database_url(path_or_url))
+    return file is None or disk_usage(file.parent).free >= ROOM_BYTES
+
+
+def error_code(error: Exception) -> int | None:
+    """Return SQLite's primary code of an error, None for an error of another database or of the driver."""
+    code: Any = getattr(getattr(error, "orig", None) or error, "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
+
+
+def is_damage(error: Exception) -> bool:
+    """Say whether an error means that a SQLite file is damaged, or none at all."""
+    return error_code(error) in _DAMAGE
+
+
+def store_answers(path_or_url: str | Path) -> bool:
+    """Say within about a second (a server: two) whether the database takes a write again; never raise.
+
+    The probe commits a row of `alembic_version` as it was, which needs the lock, the disk and room on it.
+    """
+    try:
+        if not _has_room(path_or_url):
+            return False
+        engine = open_engine(path_or_url, write=True, checkpoint=False, busy_s=0.5)
+        with engine.begin() as connection:
+            changed = connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
+            return changed.rowcount == 1
+    except (DBAPIError, sqlite3.Error, StoreError, OSError):
+        return False
+
+
+def migration_config(connection: Connection | None = None) -> Config:
+    """Return Alembic's settings; its migrations run on `connection`."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
 
 def head_revision() -> str:
     """Return the newest schema revision that this program knows."""
-    return ScriptDirectory.from_config(_alembic()).get_current_head() or ""
+    return ScriptDirectory.from_config(migration_config()).get_current_head() or ""
 
 
 def schema_revision(engine: Engine) -> str | None:
@@ -99,92 +191,62 @@ def schema_revision(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def upgrade(path_or_url: str | Path) -> Path | None:
-    """Bring the schema to the newest revision, after a backup; return the backup's path if one was made.
+def known_revision(engine: Engine, path_or_url: str | Path) -> str | None:
+    """Return the schema revision, None for an empty database.
 
-    Raises StoreError when the database was written by a newer program or cannot be opened.
+    Raises StoreError for another program's SQLite file and for a schema newer than this program.
     """
     url = database_url(path_or_url)
-    file = sqlite_path(url)
-    _check_folder(file)
-    engine = open_engine(url, write=True)
     with store_errors(url):
         current = schema_revision(engine)
-        known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
-        if current is not None and current not in known:
-            raise StoreError(f"the database {url} has the newer schema {current}; install a newer sesmo-live")
-        if current == head_revision():
-            return None
-        copy = backup(file, file.with_suffix(f".before-{head_revision()}.db")) if file and current else None
-        with engine.begin() as connection:
-            command.upgrade(_alembic(connection), "head")
-    engine.dispose()
-    return copy
+        tables = set(inspect(engine).get_table_names())
+    if sqlite_path(url) and tables and not tables >= {"alembic_version", "image"}:
+        raise StoreError(f"{display_name(url)} is a SQLite database of another program; give --db another path")
+    known = {script.revision for script in ScriptDirectory.from_config(migration_config()).walk_revisions()}
+    if current is not None and current not in known:
+        raise StoreError(f"the database {display_name(url)} has the newer schema {current}; install a newer sesmo-live")
+    return current
 
 
-def backup(source: Path, target: Path) -> Path:
-    """Copy a SQLite database that may be in use to `target` with SQLite's online backup; return `target`."""
-    if not source.is_file():
-        raise UsageError(f"there is no database {source}; give the path of an existing one")
-    with sqlite3.connect(source) as live, sqlite3.connect(target) as copy:
-        live.backup(copy)
-    live.close()
-    copy.close()
-    return target
-
-
-def check(path_or_url: str | Path) -> list[str]:
-    """Return what is wrong with a SQLite database: damaged pages, broken references; empty if nothing is."""
+def open_reader(path_or_url: str | Path) -> Engine:
+    """Return a reading engine on an existing, up-to-date database; raise UsageError when there is none."""
     url = database_url(path_or_url)
-    file = sqlite_path(url)
-    if file is None:
-        raise UsageError(f"{url} is not a SQLite file; use its server's own check")
-    if not file.is_file():
-        raise UsageError(f"there is no database {file}; give the path of an existing one")
-    with store_errors(url), open_engine(url).connect() as connection:
-        damage = [row[0] for row in connection.exec_driver_sql("PRAGMA integrity_check") if row[0] != "ok"]
-        broken = [tuple(row) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
-    return damage + [f"row {row} of {table} refers to a missing row of {parent}" for table, row, parent, _ in broken]
-
-
-def _check_folder(file: Path | None) -> None:
-    if file is not None and not file.parent.is_dir():
-        raise UsageError(f"the folder {file.parent} for the database does not exist; create it or give another path")
+    existing_file(url)
+    engine = open_engine(url)
+    current = known_revision(engine, url)
+    if current != head_revision():
+        held = f"has the older schema {current}" if current else "is empty"
+        name = display_name(url)
+        raise StoreError(f"the database {name} {held}; run: sesmo-live db upgrade --db {name}")
+    return engine
 
 
 @contextmanager
 def ingest_lock(path_or_url: str | Path) -> Iterator[None]:
-    """Hold the right to ingest into a SQLite file; raise StoreError when another daemon holds it."""
+    """Hold the right to ingest into a SQLite file; raise StoreError when another daemon holds it, or on a share."""
     file = sqlite_path(database_url(path_or_url))
     if file is None:
         yield
         return
-    _check_folder(file)
-    lock = FileLock(f"{file}.lock")
+    check_folder(file)
+    refuse_share(file, network_filesystem(file))
+    lock = FileLock(f"{file.resolve()}.lock")  # resolved: a link to the file is the same database
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise StoreError(
             f"another sesmo-live is already writing to {file}; stop it first or give this one another --db"
         ) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(
+            f"the lock file {lock.lock_file} cannot be made ({reason}); let this user write in that folder, or give "
+            "--db a path where it may"
+        ) from error
     try:
         yield
     finally:
         lock.release()
-
-
-def open_reader(path_or_url: str | Path) -> Engine:
-    """Return a reading engine on an existing, up-to-date database; raise UsageError when there is none."""
-    url = database_url(path_or_url)
-    file = sqlite_path(url)
-    if file is not None and not file.is_file():
-        raise UsageError(f"there is no database {file}; run or score something first, or give --db PATH")
-    engine = open_engine(url)
-    with store_errors(url):
-        current = schema_revision(engine)
-    if current != head_revision():
-        raise StoreError(f"the database {url} has schema {current}, not {head_revision()}; run: sesmo-live db upgrade")
-    return engine
 
 
 def utc_now() -> datetime:

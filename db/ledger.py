@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, literal, or_, select, update
 
+from db.engine import utc_now
 from db.schema import FieldScore, Image
 from sesmo_live.records import ImageFile, ImageState
 
@@ -134,6 +135,33 @@ def site_owner(connection: Connection, image_id: int, place: Mapping[str, Any]) 
         select(Image.id, Image.path, Image.sha256).where(*where, Image.state == "scored", Image.id != image_id)
     ).first()
     return None if row is None else (row.id, row.path, row.sha256)
+
+
+def ask_again(connection: Connection, where: Mapping[str, Any], states: Sequence[str] = ("failed",)) -> int:
+    """Ask that images be tried again; return how many. `where`: columns of `image` with the value they must have.
+
+    Besides a column, `folder` means a file or all files under a folder, and `reason` a part of the reason. A running
+    daemon takes them up within seconds, else the next run does.
+    """
+    wanted: list[Any] = [Image.state.in_(states)]
+    for name, value in where.items():
+        if name == "folder":
+            wanted.append(_under(value))
+        elif name == "reason":
+            wanted.append(Image.reason.contains(value, autoescape=True))
+        else:
+            wanted.append(getattr(Image, name).in_(value) if isinstance(value, list) else getattr(Image, name) == value)
+    asked = {"state": "pending", "reason": "asked to be tried again", "attempts": 0, "next_attempt_at": utc_now()}
+    return connection.execute(update(Image).where(*wanted).values(asked)).rowcount
+
+
+def asked_again(connection: Connection, root: Path) -> list[tuple[str, int]]:
+    """Return (path, page) of the images under `root` that somebody asked to be tried again, each once."""
+    where = (_under(root), Image.next_attempt_at.is_not(None))
+    found = [(path, page) for path, page in connection.execute(select(Image.path, Image.page).where(*where))]
+    if found:
+        connection.execute(update(Image).where(*where).values(next_attempt_at=None))
+    return found
 
 
 def image_counts(connection: Connection) -> dict[str, int]:

@@ -32,6 +32,11 @@ def find_or_add_plate(connection: Connection, name: str, run: str, folder: str) 
     return plate_id
 
 
+def plate_names(connection: Connection) -> dict[int, tuple[str, str]]:
+    """Return name and folder of every run of every plate by its key."""
+    return {row.id: (row.name, row.folder) for row in connection.execute(select(Plate.id, Plate.name, Plate.folder))}
+
+
 def _add_plate(connection: Connection, name: str, run: str, folder: str) -> int:
     values = {"name": name, "key": name.casefold(), "run": run, "folder": folder, "channels": {}, "planes": []}
     statement = insert(Plate).values(**values, created_at=utc_now()).returning(Plate.id)

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Integer, RowMapping, column, func, or_, select, table
+from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, column, func, or_, select, table
 
-from db.schema import Compound, CompoundAlias, FieldScore, Image, Model, Plate, UtcDateTime, WellTreatment
+from db.schema import STATES, Compound, CompoundAlias, FieldScore, Image, Model, Plate, UtcDateTime, WellTreatment
 
 WELL_SCORE = table(
     "well_score",
@@ -134,6 +135,59 @@ def imaged_wells(connection: Connection, plate_id: int) -> list[str]:
     """Return the wells of a plate that any image was seen of, whatever became of it."""
     statement = select(Image.well).where(Image.plate_id == plate_id, Image.well.is_not(None)).distinct()
     return [well for well in connection.execute(statement.order_by(Image.well)).scalars() if well]
+
+
+def images_where(plate_ids: Sequence[int] | None, state: str | None, folder: Path | None) -> list[ColumnElement[bool]]:
+    """Return the conditions on images: of these plates, in this state, in or below this folder; None for any."""
+    wanted: list[ColumnElement[bool]] = []
+    if plate_ids is not None:
+        wanted.append(Image.plate_id.in_(plate_ids))
+    if state is not None:
+        wanted.append(Image.state == state)
+    if folder is not None:
+        prefix = str(folder / "_")[:-1]  # ends in the system's separator
+        wanted.append(or_(Image.path == str(folder), func.substr(Image.path, 1, len(prefix)) == prefix))
+    return wanted
+
+
+def count_images(connection: Connection, wanted: Sequence[ColumnElement[bool]]) -> int:
+    """Return the number of images under these conditions."""
+    return int(connection.execute(select(func.count()).select_from(Image).where(*wanted)).scalar_one())
+
+
+def image_rows(
+    connection: Connection, wanted: Sequence[ColumnElement[bool]], *, limit: int | None = None, skip: int = 0
+) -> list[RowMapping]:
+    """Return what the ledger says of images, by path: at most `limit` of them after the first `skip`."""
+    statement = (
+        select(
+            Image.state, Plate.name.label("plate"), Plate.run, Image.well, Image.field, Image.timepoint,
+            Image.channel, Image.z, Image.acquired_at, Image.seen_at, Image.path, Image.page, Image.reason,
+        )
+        .outerjoin(Plate, Plate.id == Image.plate_id)
+        .where(*wanted)
+        .order_by(Image.path, Image.page, Image.generation)
+        .limit(limit)
+        .offset(skip)
+    )  # fmt: skip
+    return list(connection.execute(statement).mappings())
+
+
+def image_reasons(connection: Connection, wanted: Sequence[ColumnElement[bool]]) -> dict[str, list[tuple[str, str]]]:
+    """Return (path, reason) of the images of each state, the states in the order in which the schema names them."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for state, path, reason in connection.execute(select(Image.state, Image.path, Image.reason).where(*wanted)):
+        found.setdefault(state, []).append((path, reason))
+    return {state: found[state] for state in STATES if state in found}
+
+
+def channels_seen(
+    connection: Connection, wanted: Sequence[ColumnElement[bool]]
+) -> list[tuple[str, dict[str, str], list[int]]]:
+    """Return (plate, labels by channel, focal planes) of the plates of these images."""
+    plates = select(Image.plate_id).where(*wanted).distinct()
+    statement = select(Plate.name, Plate.channels, Plate.planes).where(Plate.id.in_(plates)).order_by(Plate.id)
+    return [(name, dict(channels), list(planes)) for name, channels, planes in connection.execute(statement)]
 
 
 def hours_since(

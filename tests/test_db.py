@@ -1,5 +1,7 @@
 """The database: schema and migrations, ledger, treatments, scores, backup, lock."""
 
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -7,29 +9,31 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from db import ledger, plates, queries, scores
+from db.care import upgrade
+from db.disks import network_filesystem
 from db.engine import (
-    backup,
-    check,
     head_revision,
     ingest_lock,
     open_engine,
     open_reader,
     schema_revision,
-    upgrade,
+    store_answers,
+    store_errors,
     utc_now,
 )
 from db.schema import Base, FieldScore, Plate, WellTreatment
-from sesmo_live.errors import StoreError, UsageError
+from sesmo_live.errors import StoreError, StorePausedError, UsageError
 from sesmo_live.records import CellScores, ImageFile, ModelPassport, Site, Treatment
 
 PASSPORT = ModelPassport(
@@ -106,19 +110,90 @@ def test_a_write_transaction_excludes_others_from_its_beginning(engine: Engine, 
     other.close()
 
 
-def test_a_newer_schema_is_refused_and_a_second_upgrade_does_nothing(tmp_path: Path) -> None:
+def test_what_passes_pauses_and_what_stays_does_not(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    hasty = open_engine(path, write=True, busy_s=0.05)
+    with engine.begin():
+        assert not store_answers(path)
+        with pytest.raises(StorePausedError, match="is locked by another program"), store_errors(path):
+            hasty.connect().begin()
+    assert store_answers(path)
+    with engine.begin() as connection:
+        ledger.insert_images(connection, [image_row("a", None)])
+    path.rename(tmp_path / "away.db")
+    assert not store_answers(path)
+    with pytest.raises(StorePausedError, match="is not there any more; bring its disk"), store_errors(path):
+        engine.connect()
+    assert not path.exists()
+    (tmp_path / "away.db").rename(path)
+    assert store_answers(path)
+    with engine.begin() as connection:
+        assert ledger.image_counts(connection) == {"pending": 1}
+    with pytest.raises(StoreError, match="no such table") as caught, store_errors(path):
+        engine.connect().exec_driver_sql("SELECT * FROM nobody")
+    assert not isinstance(caught.value, StorePausedError)
+
+
+def test_a_disk_that_fails_pauses(tmp_path: Path) -> None:
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE  # as SQLite reports it
+    with pytest.raises(StorePausedError, match="does not answer"), store_errors(tmp_path / "s.db"):
+        raise failed
+
+
+def test_a_server_that_goes_away_pauses_and_its_password_is_not_told() -> None:
+    url = "postgresql://user:secret@host/sesmo"
+    lost = OperationalError("SELECT 1", {}, Exception("server closed the connection"), connection_invalidated=True)
+    with pytest.raises(StorePausedError, match="postgresql://user:[*]+@host/sesmo does not answer"), store_errors(url):
+        raise lost
+    unknown = OperationalError("SELECT 1", {}, Exception("password authentication failed"))
+    with pytest.raises(StoreError, match="authentication failed") as caught, store_errors(url):
+        raise unknown
+    assert not isinstance(caught.value, StorePausedError)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_in_a_read_only_folder_can_be_read(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.begin() as connection:
+        ledger.insert_images(connection, [image_row("a", None)])
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    shutil.copy(tmp_path / "s.db", folder / "s.db")
+    folder.chmod(0o555)
+    access = os.access  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder and access(path, mode))
+    with open_reader(folder / "s.db").connect() as connection:
+        assert ledger.image_counts(connection) == {"pending": 1}
+    assert [path.name for path in folder.iterdir()] == ["s.db"]
+    folder.chmod(0o755)
+
+
+class Partition(NamedTuple):
+    mountpoint: str
+    fstype: str
+    opts: str = "rw"
+
+
+def test_a_network_share_is_refused_and_copies_on_it_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.db"
     upgrade(path)
-    before = path.read_bytes()
-    assert upgrade(path) is None
-    assert path.read_bytes() == before
-    with sqlite3.connect(path) as raw:
-        raw.execute("UPDATE alembic_version SET version_num = '9999'")
-    raw.close()
-    with pytest.raises(StoreError, match="newer schema 9999; install a newer sesmo-live"):
-        upgrade(path)
-    with pytest.raises(StoreError, match="sesmo-live db upgrade"):
+    mounts = [Partition(str(tmp_path.parent), "ext4"), Partition(str(tmp_path), "nfs4")]
+    assert network_filesystem(path) is None
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)  # noqa: ARG005, A006 — psutil's own name
+    said = r"s\.db lies on a network share \(nfs4\): SQLite's WAL does not work there; give --db a path on a local"
+    for opened in (upgrade, lambda path: open_engine(path, write=True), lambda path: ingest_lock(path).__enter__()):
+        with pytest.raises(StoreError, match=said):
+            opened(path)
+    assert ledger.image_counts(open_reader(path).connect()) == {}
+    Path(f"{path}-wal").write_bytes(b"somebody writes")
+    with pytest.raises(StoreError, match=said):
         open_reader(path)
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts[:1])  # noqa: ARG005, A006
+    assert network_filesystem(path) is None
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [mounts[0]._replace(opts="rw,remote")])  # noqa: ARG005, A006
+    assert network_filesystem(path) == "ext4"
 
 
 def test_files_that_are_no_database_are_named(tmp_path: Path) -> None:
@@ -249,19 +324,6 @@ def test_importing_again_replaces_and_compounds_are_found_by_any_name(connection
     assert queries.find_compounds(connection, "nothing") == []
 
 
-def test_a_backup_of_a_database_in_use_has_everything(engine: Engine, tmp_path: Path) -> None:
-    with engine.begin() as connection:
-        ledger.insert_images(connection, [image_row(str(k), None) for k in range(100)])
-        target = backup(tmp_path / "s.db", tmp_path / "copy.db") if not connection.closed else None
-    assert target is not None
-    with engine.begin() as connection:  # what was committed by now is in a later copy, without touching the log
-        backup(tmp_path / "s.db", tmp_path / "later.db")
-    with sqlite3.connect(tmp_path / "later.db") as raw:
-        assert raw.execute("SELECT count(*) FROM image").fetchone() == (100,)
-        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    raw.close()
-
-
 def test_only_one_daemon_ingests_and_a_dead_one_lets_go(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     with ingest_lock(path), pytest.raises(StoreError, match="another sesmo-live is already writing"):
@@ -280,21 +342,7 @@ def test_only_one_daemon_ingests_and_a_dead_one_lets_go(tmp_path: Path) -> None:
         pass
 
 
-def test_damage_is_found(engine: Engine, tmp_path: Path) -> None:
-    with engine.begin() as connection:
-        ledger.insert_images(connection, [image_row(f"/a/{k}.tif", None) for k in range(2000)])
-        assert ledger.image_counts(connection) == {"pending": 2000}
-    engine.dispose()
-    path = tmp_path / "s.db"
-    assert check(path) == []
-    backup(path, tmp_path / "hurt.db")
-    with (tmp_path / "hurt.db").open("r+b") as file:
-        file.seek(4096 * 30)
-        file.write(b"\xff" * 4096 * 4)
-    try:
-        found = check(tmp_path / "hurt.db")
-    except StoreError as error:
-        found = [str(error)]
-    assert found
-    with pytest.raises(UsageError, match="there is no database"):
-        check(tmp_path / "none.db")
+def test_a_folder_without_rights_for_the_lock_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s.db.lock").mkdir()  # root may write everywhere; this nobody can open
+    with pytest.raises(StoreError, match=r"the lock file .*s\.db\.lock cannot be made .*; let this user write"):
+        ingest_lock(tmp_path / "s.db").__enter__()

@@ -12,7 +12,7 @@ from sesmo_live.cli.options import (
     WellsOption,
     ZoneOption,
     database_of,
-    parse_moment,
+    model_folder,
 )
 from sesmo_live.cli.output import Format, say, show, show_json
 from sesmo_live.errors import StoreError, UsageError
@@ -50,15 +50,17 @@ def import_map(
     output: FormatOption = Format.table,
 ) -> None:
     """Record what is in the wells of a plate, for all its runs; a later import replaces an earlier one."""
-    from db.engine import open_engine, store_errors, upgrade
+    from db.care import upgrade
+    from db.engine import open_engine, store_errors
     from db.plates import import_treatments
     from sesmo_live.platemap import read_platemap
+    from sesmo_live.platemap.times import parse_treated_at
 
     pairs = [item.partition("=") for item in column or []]
     wrong = next((item for item, pair in zip(column or [], pairs, strict=True) if not pair[2]), None)
     if wrong:
         raise UsageError(f"--column {wrong!r} is not FIELD=COLUMN; write for example --column well=Position")
-    moment = parse_moment(treated_at, timezone)
+    moment = parse_treated_at(treated_at, timezone) if treated_at is not None else None
     if metadata is None and (metadata := metadata_beside(file)):
         say([f"compounds are looked up in {metadata.name}, which lies beside the plate map"])
     found = read_platemap(
@@ -104,24 +106,26 @@ def list_models(output: FormatOption = Format.table) -> None:
             "network": passport.network,
             "cropper": passport.cropper,
             "threshold": passport.threshold,
-            "demonstration": passport.demonstration,
             "folder": str(folder),
+            "demonstration": passport.demonstration,
         }
         for folder, passport in found()
     ]
-    show(rows, output, ("name", "model"))
+    show(rows, output, ("name", "model", "network", "cropper", "threshold", "folder", "demonstration"))
 
 
 @model_app.command("show")
 def show_model(
     model: Annotated[str | None, typer.Argument(help="model folder or name [the demonstration model]")] = None,
 ) -> None:
-    """Print a model's passport as JSON."""
+    """Print a model's passport as JSON, once its weights were found to be the ones it names."""
     from dataclasses import asdict
 
-    from models.passport import find_model, read_passport
+    from models.passport import read_passport, read_weights
 
-    passport = read_passport(find_model(model))
+    folder = model_folder(model)
+    passport = read_passport(folder)
+    read_weights(folder, passport)
     show_json({"model_id": passport.model_id, **asdict(passport)})
 
 
@@ -132,55 +136,69 @@ def import_keras(
     out: Annotated[Path, typer.Option("--out", help="model folder to write")],
     name: Annotated[str, typer.Option(help="name of the model")] = "deep-sesmo-imported",
     senescent_index: Annotated[int, typer.Option(help="which of the two outputs means senescent")] = 1,
+    pixel_um: Annotated[
+        float | None, typer.Option("--pixel-um", help="µm per pixel of the training images [not known]")
+    ] = None,
 ) -> None:
     """Turn a model of the original notebooks into a passport folder."""
     from models.keras_import import import_keras as convert
 
-    passport = convert(architecture, weights, out, name=name, senescent_index=senescent_index)
+    passport = convert(architecture, weights, out, name=name, senescent_index=senescent_index, pixel_um=pixel_um)
     say([f"wrote {out}: {passport.model_id}"])
 
 
 @db_app.command("upgrade")
 def upgrade_database(db: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Bring the database to this program's schema, after a backup."""
-    from db.engine import upgrade
+    """Bring the database to this program's schema, after a backup; no daemon may be running on it."""
+    from db.care import upgrade
+    from db.engine import ingest_lock
+    from db.sqlite import display_name, existing_file
 
     url = database_of(db, config)
-    copy = upgrade(url)
-    say([f"{url} is up to date" + (f"; the backup is {copy}" if copy else "")])
+    existing_file(url)
+    with ingest_lock(url):
+        copy = upgrade(url, create=False)
+    say([f"{display_name(url)} is up to date" + (f"; the backup is {copy}" if copy else "")])
 
 
 @db_app.command("backup")
 def backup_database(
-    target: Annotated[Path, typer.Argument(help="file to write")],
+    target: Annotated[Path, typer.Argument(help="file to write, as sesmo.2026-11-20.db; it may lie on a share")],
     db: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Copy the database to a file, also while it is in use."""
-    from db.engine import backup, database_url, sqlite_path, store_errors
+    from db.care import backup
 
-    url = database_of(db, config)
-    source = sqlite_path(database_url(url))
-    if source is None:
-        raise UsageError(f"{url} is not a SQLite file; use its server's own backup")
-    if target.exists():
-        raise UsageError(f"{target} exists already; name a new file")
-    with store_errors(str(target)):
-        say([f"wrote {backup(source, target)}"])
+    source = _database_file(database_of(db, config), "backup")
+    say([f"wrote {backup(source, target)}"])
 
 
 @db_app.command("check")
 def check_database(db: DatabaseOption = None, config: ConfigOption = None, output: FormatOption = Format.table) -> None:
     """Check a SQLite database for damage, and count the images of its ledger by state."""
-    from db.engine import check, open_reader, store_errors
+    from db.care import check, damage_sentence
+    from db.engine import known_revision, open_engine, store_errors
     from db.ledger import image_counts
 
-    url = database_of(db, config)
-    wrong = check(url)
+    file = _database_file(database_of(db, config), "check")
+    wrong = check(file)
     if wrong:
         say(wrong)
-        raise StoreError(f"the database {url} is damaged; restore a backup, or copy what is left with: db backup")
-    with store_errors(url), open_reader(url).connect() as connection:
+        raise StoreError(damage_sentence(file))
+    engine = open_engine(file)
+    if known_revision(engine, file) is None:
+        raise StoreError(f"the database {file} is empty; run or score something first")
+    with store_errors(file), engine.connect() as connection:
         counts = image_counts(connection)
     show([{"images": sum(counts.values()), **counts}], output)
-    say([f"{url} is sound"])
+    say([f"{file} is sound"])
+
+
+def _database_file(url: str, what: str) -> Path:
+    from db.sqlite import display_name, existing_file
+
+    file = existing_file(url)
+    if file is None:
+        raise UsageError(f"{display_name(url)} is not a SQLite file; use its server's own {what}")
+    return file
