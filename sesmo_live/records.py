@@ -40,7 +40,10 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One page of one file in a watched folder; `acquired_at` is in UTC, `pixel_um` µm per pixel (None if unknown)."""
+    """One page of one file in a watched folder; `acquired_at` is in UTC, `pixel_um` µm per pixel (None if unknown).
+
+    `growing`: more pages are still being written behind this one.
+    """
 
     path: Path
     page: int
@@ -49,6 +52,7 @@ class ImageFile:
     mtime_ns: int
     acquired_at: datetime | None = None
     pixel_um: float | None = None
+    growing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

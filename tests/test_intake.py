@@ -13,7 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from acquisition.ndtiff import ndtiff_pixels
-from db.engine import open_engine, open_reader, upgrade
+from db.care import upgrade
+from db.engine import open_engine, open_reader
 from db.plates import import_treatments
 from sesmo_live import service
 from sesmo_live.errors import ModelError, UsageError

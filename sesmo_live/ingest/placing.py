@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
+from typing import Any
 
-from acquisition.completeness import check_complete
 from acquisition.folder import SeenFile
 from acquisition.layouts import Named
 from acquisition.metadata import PageInfo
-from acquisition.ndtiff import INDEX_NAME, is_ndtiff, ndtiff_pages
-from acquisition.tiff import read_pages
-from sesmo_live.config import Watch, in_zone, zone
+from acquisition.ndtiff import INDEX_NAME, is_ndtiff
+from sesmo_live.config import Watch, Watching, in_zone, zone
 from sesmo_live.errors import ConfigError, ImageError, UsageError
 from sesmo_live.pipeline import Recipe
 from sesmo_live.records import ImageState, Site
 from sesmo_live.wells import fits_plate, parse_well
+
+Read = Callable[..., Any]
+"""How a function that opens an untrusted file is called: `read(function, *arguments)`, here or in another process."""
 
 WAITING = "waiting until the file is complete"
 TURN = "waiting to be scored"
@@ -33,7 +35,9 @@ class WatchPlan:
     recipe: Recipe
     model_key: int
     threshold: float
-    retries: int = 3
+    watching: Watching
+    read: Read
+    once: bool = False
     barcodes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -59,14 +63,6 @@ def sight(path: Path) -> SeenFile:
     """Return a file, or an NDTiff folder by its index, as it is on disk now; raise OSError when it is gone."""
     state = (path / INDEX_NAME if is_ndtiff(path) else path).stat()
     return SeenFile(path, state.st_size, state.st_mtime_ns)
-
-
-def inspect(path: Path) -> list[PageInfo]:
-    """Return the pages of a complete file; raise ImageError or IncompleteImageError."""
-    if is_ndtiff(path):
-        return ndtiff_pages(path)
-    check_complete(path)
-    return read_pages(path)
 
 
 def classify(plan: WatchPlan, path: Path) -> tuple[Named | None, ImageState, str]:
@@ -156,14 +152,14 @@ def utc(plan: WatchPlan, moment: datetime | None) -> datetime | None:
 
 
 def place_pages(
-    plan: WatchPlan, file: SeenFile, plate: str, run: str, named: Named, pages: list[PageInfo]
+    plan: WatchPlan, file: SeenFile, plate: str, run: str, named: Named, pages: list[PageInfo], *, stack: bool = False
 ) -> list[Page]:
     """Return the place of every page; raise ImageError when a page has no well.
 
     The name is believed before the file, except within a stack, whose pages only the file can tell apart. Pages
-    that say nothing are time points (or focal planes, by `stack_axis`) in their order.
+    that say nothing are time points (or focal planes, by `stack_axis`) in their order. `stack`: more pages will come.
     """
-    stack = len(pages) > 1
+    stack = stack or len(pages) > 1
     silent = stack and all(info.timepoint is None and info.z is None and info.channel is None for info in pages)
     return [_place(plan, file, plate, run, named, info, stack, silent) for info in pages]
 

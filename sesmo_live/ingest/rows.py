@@ -33,12 +33,21 @@ class FileState:
     misplaced: bool = False
     """Whether its rows say another place than its name does now."""
     attempts: int = 0
+    waits: bool = False
+    """Whether it waits for another attempt."""
+    held: tuple[int, int, float] | None = None
+    """Size, time (ns) and since when (monotonic s) it is held because it ends in zeros."""
     under_way: int = 0
     """Inspections and images handed out and not yet back."""
     again: SeenFile | None = None
     """How it was sighted anew while it was under way."""
     pages: dict[int, Page] = field(default_factory=dict)
     """Where its pages belong, while they are under way."""
+
+    def forget(self, lost: Iterable[LedgerRow]) -> None:
+        """Drop rows whose page is gone."""
+        for row in lost:
+            self.rows.pop(row.page, None)
 
 
 def new_row(seen: SeenFile, state: ImageState, reason: str, place: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -126,8 +135,6 @@ def match_pages(
         state.rows[row.page] = row
     state.misplaced = False
     lost = [row for number, row in state.rows.items() if number >= len(pages)]
-    for row in lost:
-        del state.rows[row.page]
     return entered, lost
 
 

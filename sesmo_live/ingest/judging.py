@@ -1,0 +1,120 @@
+"""What a scored image counts for: a new image, the same one again, a copy, a moved file, a changed one."""
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from acquisition.folder import SeenFile
+from db import ledger, scores
+from db.engine import utc_now
+from db.ledger import LedgerRow
+from sesmo_live.ingest.placing import TURN, Page, WatchPlan
+from sesmo_live.ingest.rows import FileState, change, insert, measured, new_row, place_of
+from sesmo_live.pipeline import Prepared
+from sesmo_live.records import CellScores, ImageFile, ImageState
+
+log = logging.getLogger(__name__)
+
+
+class Judge:
+    """Writes scores, cells and state of one watched folder's images, each once for a site and a model."""
+
+    def __init__(self, plan: WatchPlan, files: dict[str, FileState]) -> None:
+        self._plan = plan
+        self._files = files
+        self.cells = 0
+        """Cells scored so far."""
+        self.touched: set[int] = set()
+        """Ledger rows that were written so far."""
+        self.ended: list[tuple[ImageState, str]] = []
+        """States and reasons that images came to since somebody took them."""
+
+    def put(self, connection: Connection, rows: Iterable[LedgerRow], state: ImageState, reason: str) -> None:
+        """Put rows into a state, with its reason in words."""
+        different = [row for row in rows if (row.state, row.reason) != (state, reason)]
+        change(connection, different, state=state, reason=reason)
+        self.touched.update(row.image_id for row in different)
+        self.ended += [(state, reason) for _ in different if state in ("failed", "refused")]
+
+    def record(
+        self, connection: Connection, state: FileState, row: LedgerRow, prepared: Prepared, found: CellScores
+    ) -> None:
+        """Write what was scored of one image in the caller's one transaction, unless it does not count here."""
+        if state.plate is None:
+            raise TypeError("only a file that has a plate is scored")
+        file, sha256, page = found.file, prepared.sha256, state.pages[row.page]
+        reason = state.plate.not_chosen(row.channel, row.z)
+        if reason:  # a better channel turned up while this one was being scored
+            self.put(connection, [row], "skipped", reason)
+            return
+        if row.sha256 not in (None, sha256):
+            row = self._next_generation(connection, state, row, page, file)
+        known = row.sha256 is not None
+        row = row if known else self._adopted(connection, state, row, file, sha256)
+        place = place_of(page, state.plate.plate_id)
+        if row.state != "scored" and not self._wins(connection, row, place, sha256):
+            change(connection, [row], size=file.size, mtime_ns=file.mtime_ns)
+            return
+        model_key = self._plan.model_key
+        if model_key not in row.scored_by:
+            scores.save_scores(connection, row.image_id, model_key, found, self._plan.threshold, prepared.quality)
+            row.scored_by.add(model_key)
+            self.touched.add(row.image_id)
+            self.cells += len(found.values)
+            self.ended.append(("scored", ""))
+        state.attempts = 0
+        done = {"state": "scored", "reason": "", "sha256": sha256, "size": file.size, "mtime_ns": file.mtime_ns}
+        change(connection, [row], **done, attempts=0, **measured(page), done_at=utc_now())
+
+    def _adopted(
+        self, connection: Connection, state: FileState, row: LedgerRow, file: ImageFile, sha256: str
+    ) -> LedgerRow:
+        """Return the row of the same image where it was scored before it moved here, else `row` itself."""
+        for old_id, old_path in ledger.moved_from(connection, row.image_id, file, row.page, sha256):
+            if not Path(old_path).exists():
+                return self._adopt(connection, state, row, old_id, old_path)
+        return row
+
+    def _adopt(self, connection: Connection, state: FileState, row: LedgerRow, old_id: int, old_path: str) -> LedgerRow:
+        ledger.adopt(connection, row.image_id, old_id, str(state.path))
+        old = self._files.get(old_path)
+        if old is not None:
+            old.rows.pop(row.page, None)
+        state.rows[row.page] = ledger.row_of(connection, old_id)
+        return state.rows[row.page]
+
+    def _wins(self, connection: Connection, row: LedgerRow, place: dict[str, Any], sha256: str) -> bool:
+        """Say whether an image may count at its place; if another one does, one of the two says why not."""
+        owner = ledger.site_owner(connection, row.image_id, place)
+        if owner is None:
+            return True
+        owner_id, path, owner_sha256 = owner
+        if owner_sha256 == sha256:
+            self.put(connection, [row], "skipped", f"a copy of {path}, which is scored")
+            return False
+        if Path(path).exists():
+            remedy = "remove one and run again, or give this plate another name"
+            self.put(connection, [row], "failed", f"a second image for the place of {path}; {remedy}")
+            return False
+        (old,) = owners = [ledger.row_of(connection, owner_id)]
+        self.put(connection, owners, "superseded", f"its file is gone and {row.path} took its place")
+        if path in self._files:
+            self._files[path].rows.pop(old.page, None)
+        return True
+
+    def _next_generation(
+        self, connection: Connection, state: FileState, old: LedgerRow, page: Page, file: ImageFile
+    ) -> LedgerRow:
+        """Supersede the row of a file whose pixels changed; return the new row that takes its place."""
+        changed = datetime.fromtimestamp(file.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
+        self.put(connection, [old], "superseded", f"the file was changed at {changed} and scored anew")
+        seen = SeenFile(file.path, file.size, file.mtime_ns)
+        place = place_of(page, old.plate_id or 0)
+        (row,) = insert(connection, [new_row(seen, "pending", TURN, place)])
+        state.rows[old.page] = row
+        log.warning("%s was changed after it was scored; the old scores are superseded", file.path)
+        return row
