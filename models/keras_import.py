@@ -62,10 +62,13 @@ def import_keras(
     `senescent_index` is the softmax output that means senescent: 1 in the original, whose training labels control
     cells 0 and stressed cells 1 and whose score is the mean of output 1. `pixel_um` is the µm per pixel of the
     training images. Raises ModelError where the files do not hold the original network, UsageError for an index
-    other than 0 or 1. Dropout rates are not compared: they do not touch scores.
+    other than 0 or 1, a size that is none and files that are not there. Dropout rates are not compared: they do not
+    touch scores.
     """
     if senescent_index not in (0, 1):
         raise UsageError(f"senescent_index {senescent_index} is neither 0 nor 1; the original's is 1")
+    if pixel_um is not None and not 0 < pixel_um < 1000:
+        raise UsageError(f"{pixel_um} is no size of a pixel in µm; give one such as 0.65, or leave it out")
     text, blob = _bytes_of(json_path), _bytes_of(h5_path)
     layer_names, input_px, keras_version = _check_architecture(text, json_path)
     weights = _read_h5(h5_path, layer_names, _shapes(input_px))
@@ -98,7 +101,7 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}); give the JSON and the H5 of one model") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}); give the JSON and the H5 of one model") from error
 
 
 def _check_architecture(text: bytes, path: Path) -> tuple[dict[str, str], int, str]:

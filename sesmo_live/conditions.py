@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.pictures import list_pictures, read_picture
-from models.passport import find_model, read_passport
+from models.passport import find_model, read_passport, read_weights
 from models.prepare import prepare_field
-from sesmo_live.errors import ImageError, UsageError
+from sesmo_live.errors import ImageError, IncompleteImageError, UsageError
 from sesmo_live.records import FieldImage, ImageFile, Site
 from sesmo_live.screening.intervals import FieldSums, mean_interval
 
@@ -35,21 +35,25 @@ def score_conditions(
     """Score the images in each folder below `folder`; write `scores.csv`, `ratio.csv` and two bar charts to `out`.
 
     `scores.csv` has the condition, its mean P(senescent), then one column per cell. Intervals are 95 % over images
-    (over cells where a condition has one image). Raises UsageError when there are no condition folders.
+    (over cells where a condition has one image). Raises UsageError when there are no condition folders or one holds
+    no pictures, before the network is loaded.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; give one that holds a folder of images per condition")
     names = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise UsageError(f"{folder} holds no folders; put the images of each condition into a folder of its name")
-    from models.scorer import Scorer
-
-    passport = read_passport(find_model(model))
-    scorer = Scorer(find_model(model))
-    failures: list[tuple[str, str]] = []
-    cells = {path.name: _score_images(path, scorer, passport, pixel_um, failures) for path in names}
-    rows = [_row(name, fields, passport.threshold) for name, fields in cells.items()]
+    pictures = {path.name: list_pictures(path) for path in names}
+    home = find_model(model)
+    passport = read_passport(home)
+    read_weights(home, passport)
     out.mkdir(parents=True, exist_ok=True)
+    from models.scorer import Scorer  # TensorFlow takes seconds to load: all that can be wrong was looked at before
+
+    scorer = Scorer(home)
+    failures: list[tuple[str, str]] = []
+    cells = {name: _score_images(found, scorer, passport, pixel_um, failures) for name, found in pictures.items()}
+    rows = [_row(name, fields, passport.threshold) for name, fields in cells.items()]
     _write_csv(out, rows, cells)
     title = f"{passport.model_id}" + (f"\n{passport.demonstration}" if passport.demonstration else "")
     _write_chart(out / "mean_score.png", rows, "mean_score", "mean P(senescent)", title)
@@ -60,19 +64,30 @@ def score_conditions(
 
 
 def _score_images(
-    folder: Path, scorer: "Scorer", passport: "ModelPassport", pixel_um: float | None, failures: list[tuple[str, str]]
+    pictures: list[Path],
+    scorer: "Scorer",
+    passport: "ModelPassport",
+    pixel_um: float | None,
+    failures: list[tuple[str, str]],
 ) -> list[NDArray[np.float32]]:
     """Return the scores of the cells of each image of one condition."""
     fields = []
-    for path in list_pictures(folder):
+    for path in pictures:
         file = ImageFile(path, 0, Site("", "A01", 1, 1), 0, 0, pixel_um=pixel_um)
         try:
             cells = prepare_field(FieldImage(file, read_picture(path)), passport)
         except (ImageError, OSError) as error:
-            failures.append((str(path), str(error)))
+            failures.append((str(path), _reason(error)))
             continue
         fields.append(scorer.score(cells.pixels))
     return fields
+
+
+def _reason(error: ImageError | OSError) -> str:
+    """Return why a picture failed; nobody waits for an incomplete one here, so that remedy is another."""
+    if isinstance(error, IncompleteImageError):
+        return f"{str(error).partition(';')[0]}; copy it anew and run the same command again"
+    return str(error)
 
 
 def _row(name: str, fields: list[NDArray[np.float32]], threshold: float) -> dict[str, Any]:

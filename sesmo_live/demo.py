@@ -16,7 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from acquisition.simulator import VirtualPlate, demo_plate, write_plate, write_platemap, write_truth
-from db.engine import open_engine, open_reader, upgrade
+from acquisition.simulator.plate import acquired_at
+from acquisition.simulator.writer import layout_names
+from db.care import upgrade
+from db.engine import open_engine, open_reader
 from db.plates import import_treatments
 from sesmo_live import service
 from sesmo_live.config import Settings, settings_from
@@ -37,10 +40,12 @@ SHADES = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0
 def run_demo(folder: Path, *, seed: int = 1, layout: str = "sesmo", stop: threading.Event) -> service.Summary:
     """Image a virtual 24-well plate into `folder`/images, score it live into `folder`/sesmo.db, and show the result.
 
-    An earlier demonstration in the same folder is replaced; a folder with anything else in it is refused.
+    An earlier demonstration in the same folder is replaced; a folder with anything else in it is refused. Raises
+    UsageError, before anything is touched, for a layout that cannot carry the plate.
     """
-    _clear(folder)
     plate = demo_plate(seed)
+    check_layout(plate, layout)
+    _clear(folder)
     images = folder / "images"
     images.mkdir(parents=True)
     truth = write_truth(plate, folder)
@@ -86,6 +91,13 @@ def simulate_plate(*, wells: int, hours: tuple[float, ...], fields: int, seed: i
     return replace(
         demo_plate(seed), name="VIRTUAL", wells=wells, treatments=tuple(treatments), hours=hours, fields=fields
     )
+
+
+def check_layout(plate: VirtualPlate, layout: str) -> None:
+    """Raise UsageError unless the file names of `layout` can carry every image of `plate`."""
+    name_of = layout_names(layout)
+    for site in plate.sites:
+        name_of(site, acquired_at(plate, site))
 
 
 def _clear(folder: Path) -> None:

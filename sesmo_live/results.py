@@ -1,10 +1,12 @@
 """One place for answers: what the command line, the API and the page show comes from here."""
 
 import difflib
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping
@@ -14,7 +16,7 @@ from db.queries import PlateRow, TreatmentRow
 from sesmo_live.errors import UsageError
 from sesmo_live.records import WellScore
 from sesmo_live.screening.intervals import FieldSums, mean_interval
-from sesmo_live.wells import parse_well
+from sesmo_live.wells import parse_well, well_position
 
 Row = dict[str, Any]
 """One line of an answer: column name to value, in the order shown."""
@@ -89,7 +91,8 @@ def timecourse(
             raise UsageError(f"plate {found.name} has no image of well {name}; see: sesmo-live plate {found.name}")
         if chosen is None:
             return [], notes + more
-        return _courses(connection, found, chosen, [name] if name else None), notes + more
+        courses = _courses(connection, found, chosen, [name] if name else None)
+        return courses, notes + more + _before_treatment(found, courses)
 
 
 def _courses(
@@ -97,7 +100,21 @@ def _courses(
 ) -> list[WellScore]:
     treated = _treated_at(queries.treatments(connection, plate.plate_id))
     rows = queries.well_scores(connection, plate.plate_id, model[0], wells)
-    return [_well_score(plate, model[1], row, treated.get(row["well"])) for row in rows]
+    scores = [_well_score(plate, model[1], row, treated.get(row["well"])) for row in rows]
+    return sorted(scores, key=lambda score: (well_position(score.well), score.timepoint))
+
+
+def _before_treatment(plate: PlateRow, scores: Iterable[WellScore]) -> tuple[str, ...]:
+    """Return a warning where images were taken before the treatment: so it should be, or the time is wrong."""
+    early = [(score.hours, score) for score in scores if score.hours is not None and score.hours < 0]
+    if not early:
+        return ()
+    hours, first = min(early, key=lambda item: item[0])
+    at = first.acquired_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if first.acquired_at else ""
+    return (
+        f"plate {plate.name}: its first image ({at}) was taken {-hours:.1f} h before the treatment, so hours begin "
+        "below zero; if that is wrong, import the plate map again with the right --treated-at",
+    )
 
 
 def _treated_at(treatments: list[TreatmentRow]) -> dict[str, datetime]:
@@ -141,6 +158,7 @@ def plate_table(
         found, notes = find_plate(connection, plate, run)
         chosen, more = pick_model(connection, found, model)
         courses = _courses(connection, found, chosen, None) if chosen else []
+        warnings = _before_treatment(found, courses)
         contents = _contents(queries.treatments(connection, found.plate_id))
         wells = queries.imaged_wells(connection, found.plate_id)
     if timepoint is not None:
@@ -149,8 +167,10 @@ def plate_table(
             raise UsageError(f"plate {found.name} has no scored time point {timepoint}; it has {_spans(known)}")
         courses = [item for item in courses if item.timepoint == timepoint]
     latest = {item.well: item for item in courses}  # time points come in order, so the last one stays
-    rows = [_plate_row(well, latest.get(well), contents.get(well, _NOTHING)) for well in wells]
-    return Answer(rows, notes + more)
+    rows = [
+        _plate_row(well, latest.get(well), contents.get(well, _NOTHING)) for well in sorted(wells, key=well_position)
+    ]
+    return Answer(rows, notes + more + warnings)
 
 
 def _spans(numbers: Sequence[int]) -> str:
@@ -201,6 +221,10 @@ def _plate_row(well: str, score: WellScore | None, content: Row) -> Row:
     }
 
 
+PLATE_COLUMNS = tuple(_plate_row("", None, _NOTHING))
+"""The columns of `plate_table`."""
+
+
 def compound_history(engine: Engine, name: str, *, model: str | None = None) -> Answer:
     """Return every plate, well, dose and time point of a compound, by name or alias, with hours since treatment."""
     with engine.connect() as connection:
@@ -221,7 +245,9 @@ def compound_history(engine: Engine, name: str, *, model: str | None = None) -> 
             )
             notes.extend(said)
             if chosen is not None:
-                rows.extend(_history_rows(connection, plate, chosen, wells[plate.plate_id]))
+                scores = _courses(connection, plate, chosen, sorted(wells[plate.plate_id]))
+                notes.extend(_before_treatment(plate, scores))
+                rows.extend(_history_rows(plate, scores, wells[plate.plate_id]))
     return Answer(rows, tuple(dict.fromkeys(notes)))
 
 
@@ -235,32 +261,137 @@ def _pick_or_none(
     return pick_model(connection, plate, model)
 
 
-def _history_rows(
-    connection: Connection, plate: PlateRow, model: tuple[int, str], wells: dict[str, list[TreatmentRow]]
-) -> list[Row]:
-    rows: list[Row] = []
-    for score in _courses(connection, plate, model, sorted(wells)):
-        rows += [
-            {
-                "compound": treatment.compound,
-                "plate": plate.name,
-                "run": plate.run,
-                "well": score.well,
-                "role": treatment.role,
-                "dose": treatment.dose,
-                "dose_unit": treatment.dose_unit,
-                "dose_um": treatment.dose_um,
-                "timepoint": score.timepoint,
-                "acquired_at": score.acquired_at,
-                "hours": score.hours,
-                "score": score.score,
-                "ci_low": score.ci_low,
-                "ci_high": score.ci_high,
-                "n_cells": score.n_cells,
-                "fraction_senescent": score.fraction_senescent,
-                "n_images": score.n_images,
-                "model": score.model,
-            }
-            for treatment in wells[score.well]
+HISTORY_COLUMNS = (
+    *("compound", "plate", "run", "well", "role", "dose", "dose_unit", "dose_um", "timepoint", "acquired_at", "hours"),
+    *("score", "ci_low", "ci_high", "n_cells", "fraction_senescent", "n_images", "model"),
+)
+"""The columns of `compound_history`."""
+
+
+def _history_rows(plate: PlateRow, scores: list[WellScore], wells: dict[str, list[TreatmentRow]]) -> list[Row]:
+    """Return a row for each score and compound of a well, the lowest dose first."""
+    rows: list[Row] = [
+        {name: _first_of(name, treatment, score, plate) for name in HISTORY_COLUMNS}
+        for score in scores
+        for treatment in wells[score.well]
+    ]
+    return sorted(rows, key=_by_dose)
+
+
+def _first_of(name: str, treatment: TreatmentRow, score: WellScore, plate: PlateRow) -> Any:
+    """Return what the treatment, else the score, else the plate says under this name."""
+    if name in ("plate", "well"):
+        return getattr(score, name)
+    return next(getattr(source, name) for source in (treatment, score, plate) if hasattr(source, name))
+
+
+def _by_dose(row: Row) -> tuple[float, float]:
+    dose = row["dose"] if row["dose_um"] is None else row["dose_um"]
+    return (row["dose_um"] is None, -1.0 if dose is None else dose)
+
+
+IMAGE_COLUMNS = (
+    *("state", "plate", "run", "well", "field", "timepoint", "channel", "z", "acquired_at", "seen_at"),
+    *("path", "page", "reason"),
+)
+"""The columns of `image_table`."""
+
+REASON_COLUMNS = ("state", "images", "reason", "first")
+"""The columns of `image_summary`."""
+
+
+def image_table(
+    engine: Engine,
+    plate: str | None = None,
+    *,
+    state: str | None = None,
+    folder: Path | None = None,
+    limit: int | None = None,
+    skip: int = 0,
+) -> Answer:
+    """Return the ledger's rows of a plate (all its runs), state and folder in the order of their paths.
+
+    With `limit` at most so many, after the first `skip`; a note then says how many there are.
+    """
+    with engine.connect() as connection:
+        wanted = queries.images_where(_plate_ids(connection, plate), state, folder)
+        total = queries.count_images(connection, wanted)
+        rows = [dict(row) for row in queries.image_rows(connection, wanted, limit=limit, skip=skip)]
+    if len(rows) == total:
+        return Answer(rows)
+    where = f"{skip + 1} to {skip + len(rows)}" if rows else "none"
+    on = f"; go on with --skip {skip + len(rows)}" if rows and skip + len(rows) < total else ""
+    return Answer(rows, (f"images {where} of {total}{on}",))
+
+
+def image_summary(
+    engine: Engine, plate: str | None = None, *, state: str | None = None, folder: Path | None = None
+) -> Answer:
+    """Return how many images stand in each state and for which reason, the commonest first."""
+    with engine.connect() as connection:
+        wanted = queries.images_where(_plate_ids(connection, plate), state, folder)
+        reasons = queries.image_reasons(connection, wanted)
+    return Answer(
+        [
+            {"state": known, "images": group.number, "reason": group.reason, "first": group.path}
+            for known, items in reasons.items()
+            for group in group_reasons(items)
         ]
-    return rows
+    )
+
+
+def _plate_ids(connection: Connection, name: str | None) -> list[int] | None:
+    if name is None:
+        return None
+    find_plate(connection, name)
+    return [plate.plate_id for plate in queries.plate_runs(connection, name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Images that share a reason: `reason` has FILE for each one's path; `path` and `example` are of one of them."""
+
+    reason: str
+    number: int
+    path: str
+    example: str
+
+
+_OTHER_FILE = re.compile(r"(?:/|[A-Za-z]:[\\/]).*?\.tiff?\b", re.IGNORECASE)
+
+
+def group_reasons(items: Iterable[tuple[str, str]]) -> list[Reason]:
+    """Group (path, reason) of images by what remains of the reason without paths, the commonest reason first."""
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for path, reason in sorted(items):
+        own = reason.replace(path, "FILE").replace(re.split(r"[\\/]", path)[-1], "FILE")
+        groups[_OTHER_FILE.sub("another file", own)].append((path, reason))
+    found = [Reason(reason, len(members), *members[0]) for reason, members in groups.items()]
+    return sorted(found, key=lambda group: -group.number)
+
+
+def nothing_scored(engine: Engine, folder: Path) -> tuple[str, ...]:
+    """Return why no image in `folder` is scored, with the channels and focal planes seen; nothing where one is."""
+    with engine.connect() as connection:
+        wanted = queries.images_where(None, None, folder)
+        reasons = queries.image_reasons(connection, wanted)
+        seen = queries.channels_seen(connection, wanted)
+    if not reasons or "scored" in reasons:
+        return ()
+    notes = [
+        f"not scored: {group.number} of the images in {folder}, {state}: {group.reason.removeprefix('not scored: ')}"
+        for state, items in reasons.items()
+        if state in ("skipped", "refused")
+        for group in group_reasons(items)[:5]
+    ]
+    for plate, channels, planes in seen if notes else ():
+        if not planes:  # none of its images could be read
+            continue
+        names = ", ".join(_channel(channel, label) for channel, label in sorted(channels.items()))
+        text = f"plate {plate} has the channels {names} and the focal planes {', '.join(map(str, planes))}"
+        notes.append(f"{text}; choose with --channel and --z")
+    return tuple(notes)
+
+
+def _channel(channel: str, label: str) -> str:
+    return f"{channel} ({label})" if label and label != channel else channel or "without a name"

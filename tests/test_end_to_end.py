@@ -213,16 +213,16 @@ def test_answers_come_as_table_csv_and_json(tmp_path: Path, stub_model: Path) ->
         (("plate", "P", "--db", "{tmp}/none.db"), 2, "there is no database"),
         (("score", "{tmp}/nowhere", "--db", "{tmp}/s.db"), 2, "there is no folder"),
         (("score", "--db", "{tmp}/s.db"), 2, "score needs a folder"),
-        (("score", "{tmp}", "--db", "{tmp}/s.db", "--model", "nonesuch"), 3, "model 'nonesuch' is not there"),
+        (("score", "{tmp}", "--db", "{tmp}/s.db", "--model", "nonesuch"), 2, "model 'nonesuch' is not there"),
         (("score", "{tmp}", "--db", "{tmp}/s.db", "--plate-wells", "97"), 2, "plates have 6, 12, 24"),
-        (("score", "{tmp}", "--db", "{tmp}/s.db", "--treated-at", "yesterday"), 2, "'yesterday' is no time"),
+        (("score", "{tmp}", "--db", "{tmp}/s.db", "--treated-at", "yesterday"), 2, "'yesterday' is not ISO 8601"),
         (("run", "--config", "{tmp}/bad.toml"), 2, "did you mean 'scoring'"),
         (("run", "--db", "{tmp}/s.db"), 2, "there is no folder to watch"),
         (("crop", "{tmp}/bad.toml", "--out", "{tmp}/c.npy"), 1, "bad.toml"),
         (("crop", "{tmp}/bad.toml"), 2, "say what to write"),
         (("crop", "{tmp}/none.tif", "--out", "{tmp}/c.npy"), 1, "none.tif"),
         (("platemap", "import", "{tmp}/bad.csv", "--plate", "P", "--db", "{tmp}/s.db"), 2, "B03"),
-        (("model", "show", "{tmp}"), 3, "is no model folder"),
+        (("model", "show", "{tmp}"), 2, "is no model folder"),
         (("timecourse",), 2, "--plate"),
     ],
 )
@@ -240,7 +240,7 @@ def test_wrong_usage_gets_one_sentence_and_the_right_exit_code(
 
 
 def test_help_and_queries_start_without_tensorflow(tmp_path: Path) -> None:
-    from db.engine import upgrade
+    from db.care import upgrade
 
     upgrade(tmp_path / "s.db")
     program = (

@@ -200,7 +200,6 @@ def make_nan(path: Path) -> None:
     [
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "does not hold the weights"),
         (lambda path: path.write_bytes(b""), "does not hold the weights"),
-        (lambda path: path.unlink(), "cannot be read"),
         (remove_group, "does not hold the weights"),
         (reshape_kernel, r"conv2d_2.*\(5, 5, 32, 32\)"),
         (make_nan, "conv2/bias.*finite"),
@@ -214,3 +213,10 @@ def test_damaged_weights_are_refused(
     with pytest.raises(ModelError, match=words):
         import_keras(write_json(tmp_path / "m.json"), tmp_path / "w.h5", tmp_path / "out", name="m")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_is_wrong_usage(tmp_path: Path, h5: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.h5 cannot be read .*; give the JSON and the H5 of one model"):
+        import_keras(write_json(tmp_path / "m.json"), tmp_path / "none.h5", tmp_path / "out", name="m")
+    with pytest.raises(UsageError, match=r"0 is no size of a pixel in µm; give one such as 0\.65"):
+        import_keras(write_json(tmp_path / "m.json"), h5, tmp_path / "out", name="m", pixel_um=0)

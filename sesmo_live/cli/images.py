@@ -1,13 +1,14 @@
 """Commands on single images: crop, simulate."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sesmo_live.cli.output import say
-from sesmo_live.errors import UsageError
+from sesmo_live.cli.output import count, say
+from sesmo_live.errors import ImageError, IncompleteImageError, UsageError
 
 
 def crop(
@@ -23,8 +24,6 @@ def crop(
     """Cut the single cells out of an image."""
     import numpy as np
 
-    from acquisition.pictures import read_picture
-    from acquisition.tiff import read_pixels
     from models.convert import to_uint8
     from models.cropper import CROPPERS
 
@@ -32,7 +31,7 @@ def crop(
         raise UsageError(f"there is no cropper {cropper!r}; the croppers are {', '.join(CROPPERS)}")
     if out is None and positions is None:
         raise UsageError("say what to write: --out crops.npy, --positions centres.csv, or both")
-    pixels = read_pixels(image, page) if page else read_picture(image)
+    pixels = _read(image, page)
     settings: dict[str, Any] = {"percentile": percentile, "min_area_px": min_area}
     if fluorescence:
         if cropper != "deep-sesmo":
@@ -46,7 +45,21 @@ def crop(
             writer = csv.writer(file)
             writer.writerow(["x", "y"])
             writer.writerows(centres.tolist())
-    say([f"{len(crops)} cells in {image.name}"])
+    say([f"{count(len(crops), 'cell')} in {image.name}"])
+
+
+def _read(image: Path, page: int) -> Any:
+    """Return the pixels of a picture or of a page of a stack; errors carry a remedy that fits a single command."""
+    from acquisition.pictures import read_picture
+    from acquisition.tiff import read_pixels
+
+    try:
+        return read_pixels(image, page) if page else read_picture(image)
+    except ImageError as error:
+        if not page and not isinstance(error, IncompleteImageError):
+            raise
+        cause = str(error).partition(";")[0]
+        raise ImageError(f"{cause}; give a whole image" + (" and a page that it has" if page else "")) from error
 
 
 def simulate(
@@ -60,21 +73,33 @@ def simulate(
     seed: Annotated[int, typer.Option(help="seed of the virtual plate")] = 1,
 ) -> None:
     """Write the images of a virtual plate, as an instrument would, with the truth beside the folder."""
-    from sesmo_live.demo import simulate_plate
-
-    try:
-        times = tuple(float(hour) for hour in hours.split(","))
-    except ValueError as error:
-        raise UsageError(f"--hours {hours!r} is not a list of numbers; write for example 0,24,48") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    plate = simulate_plate(wells=wells, hours=times, fields=fields, seed=seed)
     from acquisition.simulator import write_plate, write_platemap, write_truth
+    from sesmo_live.demo import check_layout, simulate_plate
 
-    say(
-        [
-            f"truth: {write_truth(plate, folder.parent)}",
-            f"plate map: {write_platemap(plate, folder.parent / 'platemap.csv')}",
-        ]
-    )
-    count = sum(1 for _ in write_plate(plate, folder, layout, interval_s=interval_s, slow_bytes=slow))
-    say([f"wrote {count} images of plate {plate.name} to {folder}"])
+    times = _hours(hours)
+    for name, value, least in (("--fields", fields, 1), ("--interval-s", interval_s, 0), ("--seed", seed, 0)):
+        if not least <= value < math.inf:
+            raise UsageError(f"{name} {value} is too small or no number; give {least} or more")
+    plate = simulate_plate(wells=wells, hours=times, fields=fields, seed=seed)
+    check_layout(plate, layout)
+    truth, platemap = (folder.parent / name for name in ("truth.csv", "platemap.csv"))
+    for path in (truth, platemap, folder):
+        if path.is_file() or (path.is_dir() and next(path.iterdir(), None)):
+            raise UsageError(f"{path} exists already and would be overwritten; give a new folder in an empty one")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_truth(plate, folder.parent)
+    write_platemap(plate, platemap)
+    say([f"truth: {truth}", f"plate map: {platemap}"])
+    written = sum(1 for _ in write_plate(plate, folder, layout, interval_s=interval_s, slow_bytes=slow))
+    say([f"wrote {count(written, 'image')} of plate {plate.name} to {folder}"])
+
+
+def _hours(text: str) -> tuple[float, ...]:
+    """Return imaging times; raise UsageError unless they are numbers from 0 in rising order."""
+    try:
+        times = tuple(float(hour) for hour in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--hours {text!r} is not a list of numbers; write for example 0,24,48") from error
+    if not all(0 <= hour < math.inf for hour in times) or list(times) != sorted(set(times)):
+        raise UsageError(f"--hours {text!r} must be times from 0 in rising order; write for example 0,24,48")
+    return times

@@ -1,14 +1,14 @@
 """Options that several commands share, and the settings they make."""
 
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sesmo_live.cli.output import Format
-from sesmo_live.config import Settings, in_zone, load_settings, settings_from
-from sesmo_live.errors import UsageError
+from sesmo_live.cli.output import Format, say
+from sesmo_live.config import Settings, load_settings, settings_from
+from sesmo_live.errors import ModelError, UsageError
 
 DatabaseOption = Annotated[str | None, typer.Option("--db", help="SQLite file or SQLAlchemy URL [sesmo.db]")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="configuration file [config.toml, if there]")]
@@ -35,28 +35,77 @@ def settings_for(
 ) -> Settings:
     """Return the configuration file's settings, changed by what the command line says.
 
-    `watch` holds the command line's values for one folder, which then stands alone; without a `folder` among them
-    there must be none, as it would not be clear which of the configuration's folders they are for.
+    `watch` holds the command line's values for one folder, which then stands alone, on top of the [[watch]] block that
+    it lies in; without a `folder` among them there must be none, as it would not be clear which of the
+    configuration's folders they are for. `treated_at` is text. Raise UsageError for a model that is not there.
     """
-    data = load_settings(_config_file(config)).model_dump(exclude_unset=True)
+    file = _config_file(config)
+    data = load_settings(file).model_dump(exclude_unset=True)
     given = {name: value for name, value in watch.items() if value is not None}
     if "folder" in given:
-        data["watch"] = [given]
+        data["watch"] = [_on_top(_block_of(given["folder"], data.get("watch", []), file), given)]
     elif given:
         name = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{name} is for a folder named by --watch; set it in the configuration's [[watch]] instead")
+        raise UsageError(f"--{name} is for a folder that is named with it; set it in the [[watch]] block instead")
     if db is not None:
         data["database"] = {"url": db}
     if model is not None:
         data["watch"] = [{**folder, "model": model} for folder in data.get("watch", [])]
     if no_refuse:
         data["scoring"] = {**data.get("scoring", {}), "refuse": False}
-    return settings_from(data, "the command line")
+    settings = settings_from(data, "the command line")
+    for name in {folder.model or settings.scoring.model for folder in settings.watch}:
+        model_folder(name)
+    return settings
 
 
-def model_of(model: str | None, config: Path | None = None) -> str | None:
-    """Return the model that a command scores with: `--model`, else the configuration's, else None."""
-    return model or load_settings(_config_file(config)).scoring.model or None
+def _block_of(folder: Path, blocks: Sequence[Mapping[str, Any]], file: Path | None) -> Mapping[str, Any]:
+    """Return the innermost [[watch]] block whose folder is or holds `folder`, an empty one if there is none."""
+    wanted = folder.expanduser().resolve()
+    places = [block["folder"].expanduser().resolve() for block in blocks]
+    around = [number for number, place in enumerate(places) if wanted.is_relative_to(place)]
+    if around:
+        block = blocks[max(around, key=lambda number: len(places[number].parts))]
+        say([f"{folder}: with the settings of the [[watch]] block of {block['folder']} in {file}"])
+        return block
+    below = [str(place) for place in places if place.is_relative_to(wanted)]
+    if below:
+        say([f"{folder}: without the settings of the [[watch]] blocks of {', '.join(below)}, which lie below it"])
+    return {}
+
+
+def _on_top(block: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a block's values changed by the command line's; another layout does not keep the block's pattern."""
+    kept = {name: value for name, value in block.items() if name != "pattern" or "layout" not in given}
+    values = {**kept, **given}
+    if "treated_at" in given:
+        from sesmo_live.platemap.times import parse_treated_at
+
+        values["treated_at"] = parse_treated_at(given["treated_at"], values.get("timezone") or None)
+    return values
+
+
+def model_folder(name: str | None) -> Path:
+    """Return the folder of a model; raise UsageError that lists what exists when there is none of that name."""
+    from models.passport import find_model
+
+    try:
+        return find_model(name or None)
+    except ModelError as error:
+        raise UsageError(str(error)) from error
+
+
+def model_of(model: str | None, config: Path | None = None) -> Path:
+    """Return the folder of the model that a command scores with: `--model`, else the configuration's, else the demo's.
+
+    Raise UsageError when there is no such model.
+    """
+    return model_folder(model or load_settings(_config_file(config)).scoring.model)
+
+
+def watched_blocks(config: Path | None) -> list[Path]:
+    """Return the folders of the configuration's [[watch]] blocks."""
+    return [block.folder for block in load_settings(_config_file(config)).watch]
 
 
 def database_of(db: str | None, config: Path | None = None) -> str:
@@ -66,13 +115,3 @@ def database_of(db: str | None, config: Path | None = None) -> str:
 
 def _config_file(config: Path | None) -> Path | None:
     return config if config is not None else Path("config.toml") if Path("config.toml").is_file() else None
-
-
-def parse_moment(text: str | None, timezone: str | None) -> datetime | None:
-    """Read an ISO 8601 time; one without a zone is in `timezone`, else this computer's."""
-    if text is None:
-        return None
-    try:
-        return in_zone(datetime.fromisoformat(text), timezone or "")
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no time ({error}); write it as 2026-11-20T18:00+01:00") from error

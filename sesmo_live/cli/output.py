@@ -42,6 +42,11 @@ def say(notes: Iterable[str]) -> None:
         print(note, file=sys.stderr)  # noqa: T201 — the command line's own voice
 
 
+def count(number: int, noun: str) -> str:
+    """Return `1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -62,20 +67,23 @@ def _show_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None
     table = Table(box=None, header_style="bold", pad_edge=False)
     numeric = {name for name in names if any(isinstance(row[name], int | float) for row in rows)}
     for name in names:
-        table.add_column(name, justify="right" if name in numeric else "left", no_wrap=True)
+        title = f"{name} (UTC)" if name.endswith("_at") else name
+        table.add_column(title, justify="right" if name in numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(_short(row[name])) for name in names))
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(80, 20 * len(names) + 40))
-    console.print(table)
+    # As wide as its content, also on a narrow terminal: a long line that wraps loses nothing, a squeezed column does.
+    unbound = console.options.update(max_width=100_000)
+    console.width = max(console.width, console.measure(table, options=unbound).maximum)
+    console.print(table, crop=False)
     if not rows:
         console.print("(no rows)")
 
 
 def _short(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+        # Three figures count: a dose of 5e-5 is not 0.000.
+        return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.3g}"
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
     return "" if value is None else str(value)

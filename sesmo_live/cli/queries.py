@@ -1,13 +1,17 @@
-"""The queries: plate, timecourse, compound."""
+"""The queries: plate, timecourse, compound, images."""
 
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sesmo_live.cli.options import ConfigOption, DatabaseOption, FormatOption, database_of
 from sesmo_live.cli.output import Format, say, show
-from sesmo_live.records import WellScore
+from sesmo_live.records import ImageState, WellScore
+
+TABLE_ROWS = 100
+"""Images that a table shows unless it is asked for more."""
 
 RunOption = Annotated[str | None, typer.Option("--run", help="which run of the plate [the latest]")]
 ScoredBy = Annotated[str | None, typer.Option("--model", help="model id or its beginning [the latest that scored]")]
@@ -24,13 +28,13 @@ def plate(
 ) -> None:
     """Show one row a well: role, compound, dose, score with its 95 % interval, cells."""
     from db.engine import open_reader, store_errors
-    from sesmo_live.results import plate_table
+    from sesmo_live.results import PLATE_COLUMNS, plate_table
 
     url = database_of(db, config)
     with store_errors(url):
         answer = plate_table(open_reader(url), name, timepoint=timepoint, run=run, model=model)
     say(answer.notes)
-    show(answer.rows, output, ("well",))
+    show(answer.rows, output, PLATE_COLUMNS)
 
 
 def timecourse(
@@ -62,10 +66,41 @@ def compound(
 ) -> None:
     """Show every plate, dose and time point of a compound."""
     from db.engine import open_reader, store_errors
-    from sesmo_live.results import compound_history
+    from sesmo_live.results import HISTORY_COLUMNS, compound_history
 
     url = database_of(db, config)
     with store_errors(url):
         answer = compound_history(open_reader(url), name, model=model)
     say(answer.notes)
-    show(answer.rows, output, ("compound",))
+    show(answer.rows, output, HISTORY_COLUMNS)
+
+
+def images(
+    plate: Annotated[str | None, typer.Argument(help="plate name [all images]")] = None,
+    state: Annotated[ImageState | None, typer.Option(help="only images in this state")] = None,
+    folder: Annotated[Path | None, typer.Option(help="only images in or below this folder")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="count the images of each state and reason")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="at most so many images, 0 for all [100 as a table, else all]")
+    ] = None,
+    skip: Annotated[int, typer.Option(min=0, help="leave out so many first")] = 0,
+    db: DatabaseOption = None,
+    output: FormatOption = Format.table,
+    config: ConfigOption = None,
+) -> None:
+    """Show what became of every image: its place, its state, and the reason unless it is scored."""
+    from db.engine import open_reader, store_errors
+    from sesmo_live import results
+
+    url = database_of(db, config)
+    where = None if folder is None else folder.expanduser().resolve()
+    if limit is None:
+        limit = TABLE_ROWS if output is Format.table else 0
+    with store_errors(url):
+        engine = open_reader(url)
+        if summary:
+            answer = results.image_summary(engine, plate, state=state, folder=where)
+        else:
+            answer = results.image_table(engine, plate, state=state, folder=where, limit=limit or None, skip=skip)
+    say(answer.notes)
+    show(answer.rows, output, results.REASON_COLUMNS if summary else results.IMAGE_COLUMNS)

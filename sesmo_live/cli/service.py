@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sesmo_live.cli import options as o
-from sesmo_live.cli.output import Format, say, show, show_json
+from sesmo_live.cli.output import Format, count, say, show, show_json
 from sesmo_live.errors import UsageError
 
 if TYPE_CHECKING:
+    from sesmo_live.config import Settings
     from sesmo_live.service import Progress, Summary
+
+PROGRESS_EVERY_S = 60.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+_BESIDE_CONDITIONS = {"conditions", "out", "model", "pixel_um", "config", "output"}
+_MOST_REASONS = 20
 
 
 @contextmanager
@@ -39,10 +46,10 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[["Progress"], None] | None]:
-    """Show a progress bar on a terminal; elsewhere nothing."""
+def progress_bar() -> Iterator[Callable[["Progress"], None]]:
+    """Show a progress bar on a terminal; elsewhere write a line a minute."""
     if not sys.stderr.isatty():
-        yield None
+        yield _Ticker(first_after_s=PROGRESS_EVERY_S)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -65,7 +72,10 @@ def progress_bar() -> Iterator[Callable[["Progress"], None] | None]:
 
 
 def score(
-    folder: Annotated[Path | None, typer.Argument(help="folder of images, read once")] = None,
+    context: typer.Context,
+    folder: Annotated[
+        Path | None, typer.Argument(help="folder of images, read once [the configuration's folders]")
+    ] = None,
     conditions: Annotated[
         Path | None, typer.Option("--conditions", help="score a folder per condition, without a database")
     ] = None,
@@ -88,11 +98,10 @@ def score(
     output: o.FormatOption = Format.table,
 ) -> None:
     """Score everything in a folder once (back-fill); what was scored before stays as it is."""
+    _check_conditions(context, conditions)
     if conditions is not None:
         _score_conditions(conditions, out, o.model_of(model, config), pixel_um, output)
         return
-    if folder is None:
-        raise UsageError("score needs a folder of images, or --conditions with a folder of condition folders")
     watch = {
         "folder": folder,
         "plate": plate,
@@ -105,28 +114,57 @@ def score(
         "frame_interval_s": frame_interval_s,
         "plate_wells": plate_wells,
         "platemap": platemap,
-        "treated_at": o.parse_moment(treated_at, timezone),
+        "treated_at": treated_at,
     }
     settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=watch)
+    folders = ", ".join(str(item.folder) for item in settings.watch)
+    if not folders:
+        raise UsageError(
+            "score needs a folder of images, [[watch]] blocks in the configuration, or --conditions with a folder of "
+            "condition folders"
+        )
+    if folder is None:
+        say([f"scoring the folders of the configuration: {folders}"])
     with stop_on_signal() as stop, progress_bar() as report:
         from sesmo_live.service import score_folder
 
         summary = score_folder(settings, stop, report)
+    if not summary.progress.images:
+        raise UsageError(f"there are no images in {folders}; correct the path, or copy the images there first")
     show_summary(summary, output)
     if summary.progress.pending:
         raise typer.Exit(3)
-    if summary.progress.failed:
+    if say_nothing_scored(settings, summary) or summary.progress.failed:
         raise typer.Exit(1)
 
 
-def _score_conditions(folder: Path, out: Path, model: str | None, pixel_um: float | None, output: Format) -> None:
+def _check_conditions(context: typer.Context, conditions: Path | None) -> None:
+    """Raise UsageError for what is given beside --conditions and would be ignored, and for --out without it."""
+    given = [
+        parameter
+        for parameter in context.command.params
+        if parameter.name and getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
+    ]
+    if conditions is None:
+        if any(parameter.name == "out" for parameter in given):
+            raise UsageError("--out says where --conditions writes; leave it out, or give --conditions DIR")
+        return
+    for parameter in given:
+        if parameter.name not in _BESIDE_CONDITIONS:
+            name = "FOLDER" if parameter.name == "folder" else parameter.opts[0]
+            raise UsageError(
+                f"--conditions scores folders of pictures without a database and takes no {name}; leave one of them out"
+            )
+
+
+def _score_conditions(folder: Path, out: Path, model: Path, pixel_um: float | None, output: Format) -> None:
     from sesmo_live.conditions import score_conditions
 
     found = score_conditions(folder, out, model, pixel_um=pixel_um)
     say(found.notes)
     show(found.rows, output)
     if found.failures:
-        say(f"failed: {path}: {reason}" for path, reason in found.failures)
+        say_failures(found.failures)
         raise typer.Exit(1)
 
 
@@ -144,13 +182,44 @@ def show_summary(summary: "Summary", output: Format) -> None:
         "seconds": round(summary.seconds, 3),
     }
     if now.pending:
-        say([f"stopped early: {now.pending} images stay pending; run the same command again to go on"])
+        say([f"stopped early: {count(now.pending, 'image')} stay pending; run the same command again to go on"])
     if output is Format.json:
         failures = [{"path": path, "reason": reason} for path, reason in summary.failures]
         show_json({**counts, "pending": now.pending, "failures": failures})
         return
     show([counts], output)
-    say(f"failed: {path}: {reason}" for path, reason in summary.failures)
+    say_failures(summary.failures)
+
+
+def say_failures(failures: Sequence[tuple[str, str]]) -> None:
+    """Say which images failed and why: one line a reason, with the number of its images."""
+    from sesmo_live.results import group_reasons
+
+    groups = group_reasons(failures)
+    for group in groups[:_MOST_REASONS]:
+        if group.number == 1:
+            named = group.example if group.path in group.example else f"{group.path}: {group.example}"
+            say([f"failed: {named}"])
+        else:
+            say([f"failed: {group.number} images: {group.reason}; first: {Path(group.path).name}"])
+    if len(groups) > _MOST_REASONS:
+        rest = sum(group.number for group in groups[_MOST_REASONS:])
+        say([f"failed: {rest} images for other reasons; list them with: sesmo-live images --state failed"])
+
+
+def say_nothing_scored(settings: "Settings", summary: "Summary") -> bool:
+    """Say of each folder in which there are images and none is scored why that is; say whether there was one."""
+    from db.engine import open_reader, store_errors
+    from sesmo_live.results import nothing_scored
+
+    if summary.progress.scored or not summary.progress.images:
+        return False
+    url = settings.database.url
+    with store_errors(url):
+        engine = open_reader(url)
+        notes = [note for item in settings.watch for note in nothing_scored(engine, item.folder.expanduser().resolve())]
+    say(notes)
+    return bool(notes)
 
 
 def run(
@@ -173,7 +242,7 @@ def run(
     no_refuse: o.NoRefuseOption = False,
     config: o.ConfigOption = None,
 ) -> None:
-    """Watch folders and score what lands, until Ctrl-C or SIGTERM."""
+    """Watch folders and score what lands, until Ctrl-C or SIGTERM; exit code 1 if images failed."""
     values = {
         "folder": watch,
         "plate": plate,
@@ -186,35 +255,43 @@ def run(
         "frame_interval_s": frame_interval_s,
         "plate_wells": plate_wells,
         "platemap": platemap,
-        "treated_at": o.parse_moment(treated_at, timezone),
+        "treated_at": treated_at,
     }
     with stop_on_signal() as stop:  # before the slow imports, so that a stop at any moment is a clean one
         settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=values)
         folders = ", ".join(str(item.folder) for item in settings.watch)
-        if folders:
-            say([f"watching {folders}; scores go to {settings.database.url}; Ctrl-C ends"])
         from sesmo_live.service import run as serve
 
-        summary = serve(settings, stop, _Ticker())
+        # Said at the first report: what cannot start must not have said that it watches.
+        summary = serve(
+            settings, stop, _Ticker(f"watching {folders}; scores go to {settings.database.url}; Ctrl-C ends")
+        )
     show_summary(summary, Format.table)
+    say_nothing_scored(settings, summary)
+    if summary.progress.failed:
+        raise typer.Exit(1)
 
 
 class _Ticker:
     """Say how a run goes: every change on a terminal's one line, elsewhere a line a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, opening: str = "", first_after_s: float = 0.0) -> None:
         self._terminal = sys.stderr.isatty()
+        self._opening = opening
         self._last = ""
-        self._next = 0.0
+        self._next = time.monotonic() + first_after_s
 
     def __call__(self, now: "Progress") -> None:
+        if self._opening:
+            say([self._opening])
+            self._opening = ""
         text = (
-            f"{now.images} images: {now.scored + now.unchanged} scored, {now.pending} pending, {now.refused} refused, "
-            f"{now.failed} failed, {now.skipped} skipped; {now.cells} cells"
+            f"{count(now.images, 'image')}: {now.scored + now.unchanged} scored, {now.pending} pending, "
+            f"{now.refused} refused, {now.failed} failed, {now.skipped} skipped; {count(now.cells, 'cell')}"
         )
         if text == self._last or (not self._terminal and time.monotonic() < self._next):
             return
-        self._last, self._next = text, time.monotonic() + 60
+        self._last, self._next = text, time.monotonic() + PROGRESS_EVERY_S
         clock = time.strftime("%H:%M:%S")
         end = "\r" if self._terminal else "\n"
         sys.stderr.write(f"{clock} {text}{end}")

@@ -108,7 +108,7 @@ def _barcode_columns(cells: Collection[str]) -> dict[str, int]:
     return {field: indices[0] for field, indices in found.items() if indices}
 
 
-def _load_table(path: Path, find: FindTable, sheet: str | None) -> Table:
+def _load_table(path: Path, find: FindTable, sheet: str | None, *, incucyte: bool = False) -> Table:
     data = read_file(path)
     if data.startswith(b"PK\x03\x04"):
         from sesmo_live.platemap.sheets import sheet_table  # openpyxl takes its time, and most maps are text
@@ -117,6 +117,8 @@ def _load_table(path: Path, find: FindTable, sheet: str | None) -> Table:
     if sheet is not None:
         raise PlateMapError(f"it is no spreadsheet and has no sheet {sheet!r}; leave the sheet out")
     text, notes = decode(data)
+    if looks_like_xml(text) and not incucyte:
+        raise PlateMapError("it is XML and no table; save it as .csv or .xlsx")
     table = read_incucyte(text) if looks_like_xml(text) else text_table(text, find)
     return replace(table, notes=notes + table.notes)
 
@@ -126,7 +128,7 @@ def _load_map(path: Path, mapping: Mapping[str, str], sheet: str | None) -> Tabl
         grid = grid_table(rows, lambda title: any(field in _GRID_FIELDS for field, _, _ in classify(title)))
         return grid or headed_table(rows, lambda cells: is_header(cells, mapping))
 
-    return _load_table(path, find, sheet)
+    return _load_table(path, find, sheet, incucyte=True)
 
 
 def _load_metadata(path: Path, table: Table) -> Table:

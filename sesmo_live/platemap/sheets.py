@@ -25,7 +25,9 @@ def _open(data: bytes) -> Workbook:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(part.file_size for part in archive.infolist()) > _LARGEST_UNPACKED:
-                raise PlateMapError("it unpacks to more than 200 MB, which no plate map does; save the map alone")
+                raise PlateMapError(
+                    "it unpacks to more than 200 MB, which no plate's table does; save that table alone"
+                )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl warns of charts and styles that it leaves out: none is data
             return openpyxl.load_workbook(io.BytesIO(data))
@@ -65,7 +67,7 @@ def _number_text(value: float, *, percent: bool) -> str:
 def _sheet_rows(sheet: Worksheet) -> list[Row]:
     if sheet.max_row * sheet.max_column > _MOST_CELLS:
         raise PlateMapError(
-            f"the sheet {sheet.title!r} reaches down to {sheet.dimensions}; delete the rows and columns beyond the map"
+            f"the sheet {sheet.title!r} reaches down to {sheet.dimensions}; delete what lies beyond the table"
         )
     grid = [[_cell_text(cell) for cell in row] for row in sheet.iter_rows()]
     for merged in sheet.merged_cells.ranges:  # a merged cell means its value everywhere, not only in its corner
@@ -97,5 +99,5 @@ def sheet_table(data: bytes, find: FindTable, sheet: str | None) -> Table:
             return Table(table.headers, table.rows, note + table.notes)
         fallback = fallback or widest_table(rows)
     if fallback is None:
-        raise PlateMapError("the workbook is empty; export the plate map again")
+        raise PlateMapError("the workbook is empty; export it again")
     return fallback

@@ -42,12 +42,12 @@ def read_file(path: Path) -> bytes:
     """Return the bytes of a file; raise PlateMapError if it is missing, empty, too large or of a known wrong kind."""
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise PlateMapError("it is larger than 20 MB, which no plate map is; save the map alone")
+            raise PlateMapError("it is larger than 20 MB, which no plate's table is; save that table alone")
         data = path.read_bytes()
     except OSError as error:
         raise PlateMapError(f"it cannot be read ({error.strerror}); check the path") from error
     if not data.strip(b"\0 \t\r\n" + codecs.BOM_UTF8):
-        raise PlateMapError("the file is empty; export the plate map again")
+        raise PlateMapError("the file is empty; export it again")
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         raise PlateMapError(
             "it is an old or password-protected Excel file; save it as .xlsx without password or as .csv"
@@ -106,7 +106,7 @@ def text_table(text: str, find: FindTable) -> Table:
         raise failures.get(likely) or next(iter(failures.values()))
     rows = _text_rows(text, likely)
     if not rows:
-        raise PlateMapError("the file is empty; export the plate map again")
+        raise PlateMapError("the file is empty; export it again")
     return widest_table(rows)
 
 

@@ -43,7 +43,7 @@ def to_utc(when: datetime, timezone: str | None) -> datetime:
         if timezone is None:
             raise PlateMapError(
                 f"the treatment time {when.isoformat()} has no time zone; write it with its offset such as "
-                f"{when.isoformat()}+01:00, or set timezone in config.toml"
+                f"{when.isoformat()}+01:00, or name its zone with timezone (--timezone Europe/Berlin)"
             )
         when = _local(when, _zone(timezone))
     try:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's t quantile; scipy.stats would take two seconds to import
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +44,5 @@ def mean_interval(sums: FieldSums, level: float = 0.95) -> tuple[float | None, f
         error = math.sqrt(max(0.0, squares) / freedom / sums.n_cells)
     else:
         return mean, None, None
-    half = float(student.ppf(0.5 + level / 2, freedom)) * error
+    half = float(stdtrit(freedom, 0.5 + level / 2)) * error
     return mean, max(0.0, mean - half), min(1.0, mean + half)
