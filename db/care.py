@@ -7,15 +7,17 @@ from itertools import count
 from pathlib import Path
 
 from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from db.disks import network_filesystem
 from db.engine import (
+    MIGRATIONS,
     error_code,
     head_revision,
     is_damage,
     known_revision,
-    migration_config,
     open_engine,
     store_errors,
 )
@@ -65,6 +67,14 @@ def upgrade(path_or_url: str | Path, *, create: bool = True) -> Path | None:
         raise
     engine.dispose()
     return copy
+
+
+def migration_config(connection: Connection | None = None) -> Config:
+    """Return Alembic's settings; its migrations run on `connection`."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
 
 
 def _backup_name(file: Path) -> Path:

@@ -9,8 +9,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sesmo_live.errors import ConfigError
+from sesmo_live.errors import ConfigError, PlateMapError
+from sesmo_live.platemap.times import to_utc
 from sesmo_live.wells import PLATE_SHAPES
+
+COMMAND_LINE = "the command line"
+"""What `settings_from` calls values that options gave; messages then name the option."""
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -106,9 +110,13 @@ class Watch(_Section):
 
     @model_validator(mode="after")
     def _place_in_time(self) -> "Watch":
-        if self.treated_at is None or self.treated_at.tzinfo is not None:
+        if self.treated_at is None:
             return self
-        return self.model_copy(update={"treated_at": in_zone(self.treated_at, self.timezone)})
+        try:
+            moment = to_utc(self.treated_at, self.timezone or None)
+        except PlateMapError as error:
+            raise ValueError(str(error)) from error
+        return self.model_copy(update={"treated_at": moment})
 
     @field_validator("timezone")
     @classmethod
@@ -170,7 +178,12 @@ def settings_from(data: dict[str, Any], source: str) -> Settings:
         return Settings.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{source}: {_explain(first['loc'], first['type'], first['msg'])}") from error
+        location = first["loc"]
+        if source == COMMAND_LINE and len(location) > 2 and location[0] == "watch":
+            option = str(location[2]).replace("_", "-")
+            text = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"--{option}: {text}; correct this value") from error
+        raise ConfigError(f"{source}: {_explain(location, first['type'], first['msg'])}") from error
 
 
 def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:

@@ -114,6 +114,7 @@ class Session:
         def look() -> None:
             try:
                 for number, sighting in enumerate(self._sightings(intake.plan, ended)):
+                    # A share that is not mounted yet looks empty; what fails then is taken up when it is there.
                     missing = intake.missing(sighting.new) if number == 0 and not sighting.trouble else []
                     for piece in _pieces(sighting, missing):
                         inbox.put((intake, piece))

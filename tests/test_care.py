@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.operations import Operations
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
 from db import care, ledger
-from db.care import backup, check, check_quickly, upgrade
+from db.care import backup, check, check_quickly, migration_config, upgrade
 from db.engine import (
     head_revision,
     ingest_lock,
-    migration_config,
     open_engine,
     open_reader,
+    revisions,
     schema_revision,
     store_errors,
 )
@@ -227,3 +228,9 @@ def test_the_commands_of_care(engine: Engine, tmp_path: Path) -> None:
         assert isinstance(error, UsageError)
         assert "there is no database" in str(error)
     assert list(tmp_path.glob("typo*")) == []
+
+
+def test_the_revisions_are_those_of_the_migrations() -> None:
+    scripts = ScriptDirectory.from_config(migration_config())
+    assert revisions() == sorted(script.revision for script in scripts.walk_revisions())
+    assert head_revision() == scripts.get_current_head()

@@ -1,1 +1,1 @@
-"""Schema migrations, run by `db.engine.upgrade`."""
+"""Schema migrations, run by `db.care.upgrade`."""

@@ -2,7 +2,7 @@
 
 import typer
 
-from sesmo_live.cli import care, images, queries, service
+from sesmo_live.cli import care, doctor, images, queries, recovery, service
 
 app = typer.Typer(
     name="sesmo-live",
@@ -20,6 +20,8 @@ app.command()(queries.plate)
 app.command()(queries.timecourse)
 app.command()(queries.compound)
 app.command()(queries.images)
+app.command()(recovery.retry)
+app.command()(doctor.doctor)
 app.add_typer(care.platemap_app, name="platemap")
 app.add_typer(care.model_app, name="model")
 app.add_typer(care.db_app, name="db")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sesmo_live.cli.output import Format, say
-from sesmo_live.config import Settings, load_settings, settings_from
+from sesmo_live.config import COMMAND_LINE, Settings, load_settings, settings_from
 from sesmo_live.errors import ModelError, UsageError
 
 DatabaseOption = Annotated[str | None, typer.Option("--db", help="SQLite file or SQLAlchemy URL [sesmo.db]")]
@@ -53,7 +53,7 @@ def settings_for(
         data["watch"] = [{**folder, "model": model} for folder in data.get("watch", [])]
     if no_refuse:
         data["scoring"] = {**data.get("scoring", {}), "refuse": False}
-    settings = settings_from(data, "the command line")
+    settings = settings_from(data, COMMAND_LINE)
     for name in {folder.model or settings.scoring.model for folder in settings.watch}:
         model_folder(name)
     return settings

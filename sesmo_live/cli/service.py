@@ -15,6 +15,7 @@ import typer
 from sesmo_live.cli import options as o
 from sesmo_live.cli.output import Format, count, say, show, show_json
 from sesmo_live.errors import UsageError
+from sesmo_live.logs import start_logging
 
 if TYPE_CHECKING:
     from sesmo_live.config import Settings
@@ -259,6 +260,8 @@ def run(
     }
     with stop_on_signal() as stop:  # before the slow imports, so that a stop at any moment is a clean one
         settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=values)
+        log = settings.logging
+        start_logging(log.file, log.max_mb, log.keep)
         folders = ", ".join(str(item.folder) for item in settings.watch)
         from sesmo_live.service import run as serve
 
@@ -288,6 +291,7 @@ class _Ticker:
         text = (
             f"{count(now.images, 'image')}: {now.scored + now.unchanged} scored, {now.pending} pending, "
             f"{now.refused} refused, {now.failed} failed, {now.skipped} skipped; {count(now.cells, 'cell')}"
+            + (f"; WAITING: {now.trouble}" if now.trouble else "")
         )
         if text == self._last or (not self._terminal and time.monotonic() < self._next):
             return

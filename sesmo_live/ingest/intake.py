@@ -255,6 +255,8 @@ class Intake:
             state.forget(lost)
             self._judge.put(connection, lost, "superseded", f"the file was changed and has {len(pages)} pages now")
         self._await(connection, state, found.companions)
+        if all(page.acquired_from == "file" for page in pages):
+            self._book.doubt_times(plate)
         if self._book.choose(connection, plate, [(p.site.channel, p.channel_label, p.site.z) for p in pages]):
             self._change_sides(connection, plate)
         for page in pages:
@@ -340,7 +342,7 @@ class Intake:
         rows = [row for row in rows if row.state != "scored"]
         if self._patience.waits(connection, state, rows, seen, error):
             return
-        log.warning("failed: %s", error)
+        log.log(logging.DEBUG if self.plan.once else logging.WARNING, "failed: %s", error)  # once: told at the end
         if not rows:  # all that was there is scored; that something is missing must be told all the same
             rows = insert(connection, [new_row(seen, "pending", TURN, {"page": len(state.rows)})])
             state.rows[len(state.rows)] = rows[0]

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from acquisition.folder import SeenFile
 from acquisition.layouts import Named
 from db import plates as db_plates
-from sesmo_live.ingest.choice import NOT_CHOSEN, choose_channel, choose_plane
+from sesmo_live.ingest.choice import GUESSED, NOT_CHOSEN, choose_channel, choose_plane
 from sesmo_live.ingest.placing import WatchPlan, file_time, plate_name, source_folder
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ class PlateState:
     z: int | None = None
     why: str = ""
     reviewed: bool = False
+    timed: bool = True
+    """Whether its images say when they were taken, as far as is known."""
 
     def label(self, channel: str, label: str) -> None:
         """Note a channel; a label once learned from a file or an index is not lost to a bare number."""
@@ -36,6 +38,8 @@ class PlateState:
 
     def not_chosen(self, channel: str, z: int) -> str:
         """Return why an image of this channel and focal plane is not scored, empty if it is."""
+        if self.channel is None:
+            return f"{NOT_CHOSEN}channel {channel or 'without a name'}; {self.why}"
         if channel != self.channel:
             return f"{NOT_CHOSEN}channel {channel or 'without a name'}; this plate is scored on {self.why}"
         if z != self.z:
@@ -83,6 +87,13 @@ class PlateBook:
             plate.reviewed = True
         return changed
 
+    def doubt_times(self, plate: PlateState) -> None:
+        """Warn, once a plate, that the times of its files stand for those of its images."""
+        if plate.timed and self._plan.options.frame_interval_s is None:
+            text = "its images do not say when they were taken; their file times are used, which a copy may change"
+            log.warning("plate %s: %s; set frame_interval_s if the hours look wrong", plate.name, text)
+        plate.timed = False
+
     def choose(self, connection: Connection, plate: PlateState, seen: Iterable[tuple[str, str, int]]) -> bool:
         """Note (channel, label, focal plane) of images and choose anew; say whether an earlier choice changed."""
         before = (dict(plate.labels), set(plate.planes))
@@ -95,7 +106,8 @@ class PlateBook:
         changed = first or (channel_chosen, z_chosen) != (plate.channel, plate.z)
         if changed:
             plate.channel, plate.z, plate.why = channel_chosen, z_chosen, "; ".join(filter(None, (why, why_z)))
-            log.info("plate %s: scoring %s", plate.name, plate.why)
+            level = logging.WARNING if GUESSED in plate.why else logging.INFO
+            log.log(level, "plate %s: scoring %s", plate.name, plate.why)
         if changed or before != (plate.labels, plate.planes):
             choice = (plate.channel, plate.z, plate.why)
             db_plates.set_choice(connection, plate.plate_id, *choice, plate.labels, sorted(plate.planes))

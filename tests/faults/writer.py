@@ -23,8 +23,8 @@ from alembic import command
 from sqlalchemy import Connection, Engine, event, insert
 
 from db import ledger, plates, queries, scores
-from db.care import upgrade
-from db.engine import migration_config, open_engine, open_reader, utc_now
+from db.care import migration_config, upgrade
+from db.engine import open_engine, open_reader, utc_now
 from db.schema import FieldScore
 from sesmo_live.records import CellScores, ImageFile, ModelPassport, Site
 from sesmo_live.wells import well_name
