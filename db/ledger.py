@@ -95,6 +95,17 @@ def next_generation(connection: Connection, path: str, page: int) -> int:
     return (connection.execute(statement).scalar() or 0) + 1
 
 
+def generations(connection: Connection, paths: Iterable[str]) -> dict[tuple[str, int], int]:
+    """Return the newest generation of every known page of the files at `paths`, in one query for 500 of them."""
+    found: dict[tuple[str, int], int] = {}
+    several = list(dict.fromkeys(paths))
+    for start in range(0, len(several), 500):
+        statement = select(Image.path, Image.page, func.max(Image.generation)).group_by(Image.path, Image.page)
+        rows = connection.execute(statement.where(Image.path.in_(several[start : start + 500])))
+        found |= {(path, page): generation for path, page, generation in rows}
+    return found
+
+
 def _under(root: Path) -> Any:
     text = str(root)
     prefix = text if text.endswith(("/", "\\")) else text + ("\\" if "\\" in text and "/" not in text else "/")

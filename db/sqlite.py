@@ -77,8 +77,7 @@ def connect_writer(file: Path, wait_s: float, *, create: bool, checkpoint: bool)
 
 def _shorten_log(connection: sqlite3.Connection, file: Path, wait_s: float) -> None:
     """Empty a log that is too long: readers that overlap all the time keep SQLite's own checkpoints from it."""
-    log = log_file(file)
-    if log.is_file() and log.stat().st_size > WAL_LIMIT_BYTES:
+    if log_bytes(file) > WAL_LIMIT_BYTES:
         connection.execute(f"PRAGMA busy_timeout = {round(LOG_WAIT_S * 1000)}")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         connection.execute(f"PRAGMA busy_timeout = {round(wait_s * 1000)}")
@@ -89,10 +88,17 @@ def log_file(file: Path) -> Path:
     return Path(f"{file.resolve()}-wal")  # beside the file itself, not beside a link to it
 
 
+def log_bytes(file: Path) -> int:
+    """Return the size of a file's write-ahead log, 0 where there is none: it goes when the last connection closes."""
+    try:
+        return log_file(file).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def unlogged(file: Path) -> bool:
     """Say whether everything committed is in the file itself, as after a clean end."""
-    log = log_file(file)
-    return not log.is_file() or log.stat().st_size == 0
+    return log_bytes(file) == 0
 
 
 def connect_reader(file: Path, share: str | None, wait_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:

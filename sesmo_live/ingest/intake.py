@@ -4,7 +4,6 @@ One thread calls everything here, with the one write connection; work runs elsew
 """
 
 import logging
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -57,13 +56,12 @@ class Intake:
         self._book = PlateBook(plan)
         self._files: dict[str, FileState] = {}
         self._judge = Judge(plan, self._files)
-        self._device = os.stat(plan.root).st_dev  # noqa: PTH116 a folder's device, as the scan looks at it
+        self._device: int | None = None
+        self._interrupted: set[Path] = set()
         self._backlog = True
         self._ready: deque[tuple[SeenFile, bool]] = deque()
         self._under_way = 0
         self._patience = Patience(plan)
-
-    # -- sightings -------------------------------------------------------------------------------------------------
 
     def load(self, connection: Connection, before: "Intake | None" = None) -> None:
         """Read what the ledger knows of this folder; `before` is the intake that this one goes on for."""
@@ -83,8 +81,9 @@ class Intake:
         if sighting.trouble:
             self.trouble, self._backlog = sighting.trouble, True
             return
+        self._device = _device(self.plan.root)
         if self.trouble:
-            self._resume()
+            self._resume(connection)
         self._enter(connection, sighting.new)
         for plate in self._book.review(connection):
             self._change_sides(connection, plate)
@@ -95,13 +94,21 @@ class Intake:
         self._backlog = self._backlog and bool(sighting.new)  # what lay there is told first, then what can be read
         self._feed()
 
-    def _resume(self) -> None:
-        """Take up again what waited while the folder could not be reached."""
-        self.trouble = ""
-        for state in self._files.values():
-            waits = next((row for row in state.rows.values() if row.state == "pending"), None)
-            if waits and state.present and not state.under_way:
-                self._ready.append((SeenFile(state.path, waits.size, waits.mtime_ns), False))
+    def _resume(self, connection: Connection) -> None:
+        """Take up again what was interrupted when the folder could not be reached."""
+        self.trouble, interrupted, self._interrupted = "", self._interrupted, set()
+        for path in interrupted:
+            self._again(connection, path)
+
+    def _again(self, connection: Connection, path: Path) -> None:
+        """Start a file again as it is now; if it cannot be seen, either the folder is away or the file is gone."""
+        try:
+            self._ready.append((sight(path), False))
+        except OSError:
+            if self._away():
+                self._interrupted.add(path)
+            else:
+                self._lose(connection, path)
 
     def _enter(self, connection: Connection, files: list[SeenFile]) -> None:
         """Give new files their rows, and known ones another look: names are parsed anew, failures get a chance."""
@@ -155,11 +162,7 @@ class Intake:
         """Start again the files whose waiting time is over."""
         for path in self._patience.take_due() if not self.trouble else ():
             self._files[str(path)].waits = False
-            try:
-                self._ready.append((sight(path), False))
-            except OSError:
-                if not self._away():
-                    self._lose(connection, path)
+            self._again(connection, path)
         self._feed()
 
     def retry_asked(self, connection: Connection) -> None:
@@ -170,20 +173,13 @@ class Intake:
             if state and row and row.state in ("failed", "refused"):
                 row.state, row.reason, state.held = "pending", TURN, None
                 self._judge.touched.add(row.image_id)
-                try:
-                    seen = sight(state.path)
-                except OSError:
-                    self._lose(connection, state.path)
-                    continue
-                self._enter(connection, [seen])
-                self._ready.append((seen, False))
+                self._enter(connection, [SeenFile(state.path, row.size, row.mtime_ns)])
+                self._again(connection, state.path)
 
     @property
     def has_due(self) -> bool:
         """Say whether a file's waiting time is over."""
         return self._patience.has_due and not self.trouble
-
-    # -- work ------------------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
@@ -306,8 +302,6 @@ class Intake:
                     self._judge.put(connection, [row], "pending", TURN)
                     self._ready.append((SeenFile(state.path, row.size, row.mtime_ns), False))
 
-    # -- outcomes --------------------------------------------------------------------------------------------------
-
     def finish(self, connection: Connection, outcome: Outcome) -> None:
         """Write what became of one image: scores, cells and state in the caller's one transaction."""
         file = outcome.job.file
@@ -335,6 +329,7 @@ class Intake:
         went away costs no file an attempt.
         """
         if self._away():
+            self._interrupted.add(state.path)
             return
         if isinstance(error, IncompleteImageError | OSError) and not state.path.exists():
             self._lose(connection, state.path)
@@ -351,10 +346,7 @@ class Intake:
 
     def _away(self) -> bool:
         """Say whether the folder itself cannot be reached; if so, nothing more is begun until it can."""
-        try:
-            away = os.stat(self.plan.root).st_dev != self._device  # noqa: PTH116
-        except OSError:
-            away = True
+        away = (now := _device(self.plan.root)) is None or now != self._device
         if away and not self.trouble:
             self.trouble = f"{self.plan.root} cannot be reached; its images wait until it can"
             if self.plan.once:
@@ -372,8 +364,6 @@ class Intake:
     def cells(self) -> int:
         """Cells scored in this run."""
         return self._judge.cells
-
-    # -- answers ---------------------------------------------------------------------------------------------------
 
     def _counted(self) -> Iterable[LedgerRow]:
         """Return the rows of the files that are there, and of those that went away in this run."""
@@ -394,3 +384,11 @@ class Intake:
     def failures(self) -> list[tuple[str, str]]:
         """Return (path, reason) of every failed image of the folder."""
         return [(row.path, row.reason) for row in self._counted() if row.state == "failed"]
+
+
+def _device(folder: Path) -> int | None:
+    """Return the device that a folder lies on, None when it cannot be reached."""
+    try:
+        return folder.stat().st_dev
+    except OSError:
+        return None

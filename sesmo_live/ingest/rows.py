@@ -140,7 +140,8 @@ def match_pages(
 
 def insert(connection: Connection, values: list[dict[str, Any]]) -> list[LedgerRow]:
     """Write new rows, each as the next generation of its path and page, and return them as they are in memory."""
-    values = [row | {"generation": ledger.next_generation(connection, row["path"], row["page"])} for row in values]
+    known = ledger.generations(connection, (row["path"] for row in values))
+    values = [row | {"generation": known.get((row["path"], row["page"]), 0) + 1} for row in values]
     names = ("path", "page", "generation", *PLACE, "size", "mtime_ns", "state", "reason")
     ids = ledger.insert_images(connection, values)
     return [

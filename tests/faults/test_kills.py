@@ -34,7 +34,7 @@ def bad_night(tmp_path: Path, model: Path, files: int, kills: int, seed: int) ->
         process = daemon.start(config)
         if chance.random() < 0.9:  # the others are killed while they start
             wait_until_watching(db, process)
-        time.sleep(chance.expovariate(1 / 0.2))
+        time.sleep(chance.expovariate(1 / 0.12))
         kill(process)
     writing.join()
     amid = query(db, "SELECT COUNT(*) FROM image WHERE state = 'scored'")[0][0]
@@ -54,7 +54,7 @@ def bad_night(tmp_path: Path, model: Path, files: int, kills: int, seed: int) ->
     assert amid > files / 3, "the kills hit the start only"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_bad_night_of_500_files_and_300_kills_loses_nothing(tmp_path: Path, stub_model: Path) -> None:
     bad_night(tmp_path, stub_model, files=504, kills=300, seed=1)
 
