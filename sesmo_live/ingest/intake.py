@@ -4,7 +4,7 @@ One thread calls everything here, with the one write connection; work runs elsew
 """
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from sesmo_live.ingest.patience import Patience
 from sesmo_live.ingest.placing import TURN, WAITING, Page, WatchPlan, classify, place_pages, sight
 from sesmo_live.ingest.plates import PlateBook, PlateState
 from sesmo_live.ingest.rows import FileState, change, insert, is_misplaced, match_pages, new_row
+from sesmo_live.ingest.tally import counted, summary
 from sesmo_live.pipeline import Halt, Job, Outcome, Pipeline
 from sesmo_live.records import ImageFile, ImageState
 
@@ -231,9 +232,20 @@ class Intake:
         if found.pages:
             self._take_up(connection, state, found)
         if found.error is not None:
-            rows = [row for row in state.rows.values() if row.page >= len(found.pages)]
-            self._trouble(connection, state, rows, found.file, found.error)
+            self._trouble(connection, state, self._withheld(connection, state, found), found.file, found.error)
         self._back(state)
+
+    def _withheld(self, connection: Connection, state: FileState, found: Inspected) -> list[LedgerRow]:
+        """Return the rows of pages that cannot be read yet, also of those that a stack must still have."""
+        released = {info.page for info in found.pages}
+        if released:
+            awaited = set(range(max(released) + 2)) - released - state.rows.keys()
+            place = {"plate_id": state.plate.plate_id if state.plate else None}
+            values = [new_row(found.file, "pending", WAITING, place | {"page": page}) for page in sorted(awaited)]
+            for row in insert(connection, values):
+                state.rows[row.page] = row
+                self._judge.touched.add(row.image_id)
+        return [row for row in state.rows.values() if row.page not in released]
 
     def _take_up(self, connection: Connection, state: FileState, found: Inspected) -> None:
         plate, named, seen = state.plate, state.named, found.file
@@ -339,8 +351,8 @@ class Intake:
             return
         log.log(logging.DEBUG if self.plan.once else logging.WARNING, "failed: %s", error)  # once: told at the end
         if not rows:  # all that was there is scored; that something is missing must be told all the same
-            rows = insert(connection, [new_row(seen, "pending", TURN, {"page": len(state.rows)})])
-            state.rows[len(state.rows)] = rows[0]
+            rows = insert(connection, [new_row(seen, "pending", TURN, {"page": max(state.rows, default=-1) + 1})])
+            state.rows[rows[0].page] = rows[0]
         self._judge.put(connection, rows, "failed", str(error))
         change(connection, rows, size=seen.size, mtime_ns=seen.mtime_ns)
 
@@ -365,25 +377,14 @@ class Intake:
         """Cells scored in this run."""
         return self._judge.cells
 
-    def _counted(self) -> Iterable[LedgerRow]:
-        """Return the rows of the files that are there, and of those that went away in this run."""
-        for state in self._files.values():
-            for row in state.rows.values():
-                if state.present or row.image_id in self._judge.touched:
-                    yield row
-
     def summary(self) -> dict[str, int]:
         """Return how many of the folder's images this run scored, refused, failed, skipped or left unchanged."""
-        counts = Counter(
-            row.state if row.image_id in self._judge.touched or row.state in ("failed", "pending") else "unchanged"
-            for row in self._counted()
-        )
-        names = ("scored", "refused", "failed", "skipped", "unchanged", "pending")
-        return {"images": counts.total(), **{name: counts[name] for name in names}}
+        return summary(self._files.values(), self._judge.touched)
 
     def failures(self) -> list[tuple[str, str]]:
         """Return (path, reason) of every failed image of the folder."""
-        return [(row.path, row.reason) for row in self._counted() if row.state == "failed"]
+        rows = counted(self._files.values(), self._judge.touched)
+        return [(row.path, row.reason) for row in rows if row.state == "failed"]
 
 
 def _device(folder: Path) -> int | None:

@@ -57,7 +57,8 @@ def rubbish(tmp_path: Path, model: Path, each: int) -> None:
     began = time.monotonic()
     with running(Daemon(), config) as process:
         wait_until_watching(db, process)
-        while query(db, "SELECT COUNT(*) FROM image WHERE state = 'pending'")[0][0] or time.monotonic() < began + 5:
+        todo = "SELECT COUNT(*), COUNT(*) FILTER (WHERE state = 'pending') FROM image WHERE page = 0"
+        while (now := query(db, todo)[0]) < (number + 1, 0) or now[1]:
             assert time.monotonic() < began + 1200
             time.sleep(0.3)
         peak = next(

@@ -262,6 +262,26 @@ def _rows_if(db: Path, words: str) -> list[Any]:
         return []
 
 
+def test_a_page_of_a_stack_that_ends_in_zeros_fails_alone(tmp_path: Path, stub_model: Path) -> None:
+    folder, db = tmp_path / "in", tmp_path / "s.db"
+    folder.mkdir()
+    with tifffile.TiffWriter(folder / site(0)) as stack:
+        for page in range(5):
+            pixels = blobs(page, 140, 5)
+            if page == 1:
+                pixels[-10:] = 0
+            stack.write(pixels, contiguous=False, metadata=None)
+
+    def act(wait_for: Wait) -> None:
+        wait_for(lambda now: now.failed >= 1 and now.pending == 0)
+
+    summary = during(night_settings(folder, db, stub_model), act)
+    states = dict(query(db, "SELECT page, state FROM image"))
+    assert states[0] == states[2] == states[3] == "scored"
+    assert states[1] == "failed"
+    assert "black_edges" in summary.failures[0][1]
+
+
 def options(config: Settings, **watch: Any) -> Settings:
     return config.model_copy(update={"watch": [config.watch[0].model_copy(update=watch)]})
 
