@@ -7,51 +7,27 @@ watchdog observer only wakes the next scan early.
 import errno
 import logging
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from acquisition.alarm import Alarm, alarm
-from acquisition.ndtiff import INDEX_NAME, is_ndtiff
+from acquisition.ndtiff import INDEX_NAME
 from acquisition.shares import filesystem_of
+from acquisition.tree import TIFF_SUFFIXES, Entry, Found, SeenFile, list_tree, suffix_of, time_ns
 from sesmo_live.errors import UsageError
 
-TIFF_SUFFIXES = frozenset((".tif", ".tiff"))
-"""Suffixes, in lower case, of the files that are read as images."""
-OTHER_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".nd2", ".czi", ".lif", ".lsm", ".oib", ".oif", ".oir", ".vsi", ".stk", ".ims")
-)
-"""Suffixes of other images; they are reported too, so that the service can say why it skips them."""
-UNFINISHED_SUFFIXES = frozenset((".tmp", ".part", ".partial", ".crdownload", ".filepart"))
-"""Suffixes of files and folders that somebody is still writing under a passing name."""
 MIN_PAUSE_S = 0.1
 """Shortest pause between two scans, however many events arrive."""
 STOP_CHECK_S = 0.1
 """How often a waiting watch looks whether it should stop."""
 
 _log = logging.getLogger(__name__)
-_IMAGE_SUFFIXES = TIFF_SUFFIXES | OTHER_SUFFIXES
-_AWAY = frozenset(
-    getattr(errno, name)
-    for name in ("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ENODEV", "ENXIO", "EHOSTDOWN", "EHOSTUNREACH")
-    if hasattr(errno, name)
-)
-"""What a share or disk that went away answers; a file that answers so is not gone."""
 _WARNED_AT_ONCE = 5
 """So many unreadable folders are logged one by one at a scan; the others are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeenFile:
-    """An image file, or an NDTiff folder with the size and time of its index; `size` in bytes."""
-
-    path: Path
-    size: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +50,11 @@ class Sighting:
     scanned_at: float = field(default=0.0, compare=False)
 
 
-class _Entry(NamedTuple):
-    """An image as the scan sees it, cheap enough for 100 000 of them; `ndtiff`: `path` is a folder."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    ndtiff: bool = False
-
-    def seen(self) -> SeenFile:
-        return SeenFile(Path(self.path), self.size, self.mtime_ns)
-
-
-class _Found(NamedTuple):
-    """What a scan found: images in no order, what could not be read and why, the root's device and inode."""
-
-    images: list[_Entry]
-    unreadable: dict[str, str]
-    place: tuple[int, int]
-    folders: int
-
-
 @dataclass(slots=True)
 class _Rest:
     """An image that has not settled: since when it rests, and its size and time when it was last said to have grown."""
 
-    entry: _Entry
+    entry: Entry
     seen: SeenFile
     since: float
     told_size: int
@@ -114,7 +69,7 @@ def scan(root: Path) -> list[SeenFile]:
     if that is `root` itself.
     """
     try:
-        found = _scan(root)
+        found = list_tree(root)
     except OSError as error:
         raise UsageError(f"{root} cannot be read ({error.strerror}); give a folder that exists and is yours") from error
     _warn_once(found.unreadable, set())
@@ -140,10 +95,8 @@ def watch(
     names only what is written, a file has settled once it is seen.
     While `root` cannot be read, or another file system with none of the known images lies there (what an unmounted
     share leaves behind), each scan yields a sighting that says so, and nothing counts as gone; afterwards unchanged
-    files are not new again. Raises UsageError if `root` is no folder to begin with.
+    files are not new again.
     """
-    if not root.is_dir():
-        raise UsageError(f"{root} is not a folder; create it, or give the folder that the images land in")
     silent = "" if events else "events are turned off"
     if network:
         silent = f"network share ({filesystem_of(root).kind}), which sends no events"
@@ -158,7 +111,7 @@ def _watch(root: Path, interval_s: float, settle_s: float, stop: threading.Event
             bell.rung.clear()
             started = time.monotonic()
             try:
-                found = images.recognise(_scan(root))
+                found = images.recognise(list_tree(root))
             except OSError as error:
                 trouble = _trouble(root, error, interval_s, logged=bool(trouble))
                 now = time.monotonic()
@@ -213,11 +166,11 @@ class _Images:
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
         self._oldest_ns = time.time_ns() - int(settle_s * 1e9)
-        self._known: dict[str, _Entry] = {}
+        self._known: dict[str, Entry] = {}
         self._resting: dict[str, _Rest] = {}
         self._device: int | None = None
 
-    def recognise(self, found: _Found) -> _Found:
+    def recognise(self, found: Found) -> Found:
         """Return `found` unless it comes from another file system and holds nothing that is known: raise OSError."""
         changed = self._device not in (None, found.place[0])
         if changed and self._known and not any(entry.path in self._known for entry in found.images):
@@ -226,7 +179,7 @@ class _Images:
         self._device = found.place[0]
         return found
 
-    def note(self, found: list[_Entry], now: float) -> list[SeenFile]:
+    def note(self, found: list[Entry], now: float) -> list[SeenFile]:
         """Take in what is new or changed and return it by path; it rests from `now`, or did so before if it is old."""
         changed = sorted(entry for entry in found if self._known.get(entry.path) != entry)
         for entry in changed:
@@ -262,12 +215,12 @@ class _Images:
         grown = []
         for path, rest in self._resting.items():
             due = started - rest.told_at >= self._settle_s > 0 and rest.entry.size > rest.told_size
-            if due and not rest.entry.ndtiff and _suffix(path) in TIFF_SUFFIXES:
+            if due and not rest.entry.ndtiff and suffix_of(path) in TIFF_SUFFIXES:
                 rest.told_size, rest.told_at = rest.entry.size, started
                 grown.append(rest.seen)
         return grown
 
-    def forget(self, found: _Found) -> list[Path]:
+    def forget(self, found: Found) -> list[Path]:
         """Drop what is no longer there and return it; what cannot be read now, or lies in such a folder, may be."""
         if len(self._known) == len(found.images):  # all that was found is known by now
             return []
@@ -289,14 +242,14 @@ class _Images:
         return min((rest.since for rest in self._resting.values()), default=float("inf")) + self._settle_s
 
 
-def _unchanged(entry: _Entry) -> bool:
+def _unchanged(entry: Entry) -> bool:
     """Say whether an image has the size and time that the scan saw."""
     path = os.path.join(entry.path, INDEX_NAME) if entry.ndtiff else entry.path  # noqa: PTH118 as in _place
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:  # the next scan says that it is gone
         return False
-    return (status.st_size, status.st_mtime_ns) == (entry.size, entry.mtime_ns)
+    return (status.st_size, time_ns(status)) == (entry.size, entry.mtime_ns)
 
 
 def _wait(stop: threading.Event, rung: threading.Event, earliest: float, settled: float, latest: float) -> None:
@@ -319,72 +272,3 @@ def _warn_once(unreadable: dict[str, str], warned: set[str]) -> None:
         _log.warning("%d more files and folders cannot be read", len(fresh) - _WARNED_AT_ONCE)
     warned.intersection_update(unreadable)
     warned.update(unreadable)
-
-
-def _scan(root: Path) -> _Found:
-    """Return the images under `root` and what could not be read; raise OSError if `root` is away, or went meanwhile."""
-    images: list[_Entry] = []
-    unreadable: dict[str, str] = {}
-    folders, links = [str(root)], list[str]()
-    visited: set[tuple[int, int]] = set()
-    place, away = _place(str(root)), None
-    while folders or links:
-        folder = folders.pop() if folders else links.pop()  # links last, so that a folder goes by its own name
-        try:
-            here = _place(folder)
-            if here not in visited:
-                visited.add(here)
-                images += _list(folder, folders, links, unreadable)
-        except OSError as error:
-            if folder == str(root):
-                raise
-            if not isinstance(error, FileNotFoundError):
-                unreadable[folder] = error.strerror or str(error)
-            away = error if error.errno in _AWAY else away
-    if away and not images:  # the root itself may still be answered from a cache
-        raise away
-    if _place(str(root)) != place:  # what seemed to be missing was only not mounted any more, or not yet
-        raise OSError(errno.ESTALE, "its file system changed during the scan")
-    return _Found(images, unreadable, place, len(visited))
-
-
-def _place(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)  # noqa: PTH116 strings keep a scan of 100 000 files short
-    return status.st_dev, status.st_ino
-
-
-def _suffix(name: str) -> str:
-    """Return what follows the last point, with it, in lower case; quicker than `splitext`."""
-    return name[name.rfind(".") :].lower()
-
-
-def _list(folder: str, folders: list[str], links: list[str], unreadable: dict[str, str]) -> list[_Entry]:
-    """Return the images of one folder; add its sub-folders to `folders`, or to `links` where they are links.
-
-    Files whose share went away while they were looked at are entered in `unreadable`.
-    """
-    images: list[_Entry] = []
-    index: _Entry | None = None
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            suffix = _suffix(name)
-            if name[0] in ".~" or suffix in UNFINISHED_SUFFIXES:
-                continue
-            try:
-                if suffix in _IMAGE_SUFFIXES or name == INDEX_NAME:
-                    status = entry.stat()
-                    if stat.S_ISREG(status.st_mode):
-                        if name == INDEX_NAME:
-                            index = _Entry(folder, status.st_size, status.st_mtime_ns, ndtiff=True)
-                        else:
-                            images.append(_Entry(entry.path, status.st_size, status.st_mtime_ns))
-                        continue
-                if entry.is_dir():
-                    (links if entry.is_symlink() else folders).append(entry.path)
-            except OSError as error:  # it vanished after it was listed, or is a link to nowhere
-                if error.errno in _AWAY:
-                    unreadable[entry.path] = error.strerror or str(error)
-    if index is None:
-        return images
-    return [index] if is_ndtiff(Path(folder)) else []

@@ -5,6 +5,7 @@ as far as its index goes. The entries and pixels are read by Micro-Manager's own
 """
 
 import json
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -36,7 +37,8 @@ class _Image(NamedTuple):
 
 def is_ndtiff(folder: Path) -> bool:
     """Say whether `folder` is an NDTiff data set at full resolution."""
-    return not folder.name.startswith("Downsampled") and (folder / INDEX_NAME).is_file()
+    # os.path.isfile takes every error for a no, where Path.is_file raises some
+    return not folder.name.startswith("Downsampled") and os.path.isfile(folder / INDEX_NAME)  # noqa: PTH113
 
 
 def ndtiff_pages(folder: Path, start: int = 0) -> list[PageInfo]:

@@ -65,6 +65,11 @@ def row_of(connection: Connection, image_id: int) -> LedgerRow:
     return _rows(connection, Image.id == image_id)[0]
 
 
+def path_of(connection: Connection, image_id: int) -> str | None:
+    """Return the path that a row has in the database, where another folder's intake may have changed it."""
+    return connection.execute(select(Image.path).where(Image.id == image_id)).scalar()
+
+
 def moved_from(connection: Connection, image_id: int, file: ImageFile, page: int, sha256: str) -> list[tuple[int, str]]:
     """Return (id, path) of scored images of the same name, size, time and pixels elsewhere: a file that moved."""
     statement = select(Image.id, Image.path).where(
@@ -168,11 +173,11 @@ def ask_again(connection: Connection, where: Mapping[str, Any], states: Sequence
 
 def asked_again(connection: Connection, root: Path) -> list[tuple[str, int]]:
     """Return (path, page) of the images under `root` that somebody asked to be tried again, each once."""
-    where = (_under(root), Image.next_attempt_at.is_not(None))
-    found = [(path, page) for path, page in connection.execute(select(Image.path, Image.page).where(*where))]
-    if found:
-        connection.execute(update(Image).where(*where).values(next_attempt_at=None))
-    return found
+    asked = Image.next_attempt_at.is_not(None)
+    rows = connection.execute(select(Image.id, Image.path, Image.page).where(asked)).all()
+    mine = [row for row in rows if Path(row.path).is_relative_to(root)]
+    update_images(connection, [{"image_id": row.id, "next_attempt_at": None} for row in mine])
+    return [(row.path, row.page) for row in mine]
 
 
 def image_counts(connection: Connection) -> dict[str, int]:

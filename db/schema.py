@@ -128,7 +128,12 @@ class Image(Base):
         CheckConstraint("state = 'scored' OR reason <> ''", name="reason"),
         Index("ix_image_place", "plate_id", "well", "timepoint"),
         Index("ix_image_file", "name", "size", "mtime_ns"),  # finds a file again that was moved
-        Index("ix_image_asked", "next_attempt_at"),  # finds what was asked to be tried again
+        Index(  # finds what was asked to be tried again
+            "ix_image_asked",
+            "next_attempt_at",
+            sqlite_where=text("next_attempt_at IS NOT NULL"),
+            postgresql_where=text("next_attempt_at IS NOT NULL"),
+        ),
         # The database itself refuses to count one site of one plate twice.
         Index(
             "uq_image_site",

@@ -1,12 +1,14 @@
 """The one thread that owns the ledger: takes messages from watchers and pipeline, writes them in group commits."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import Any
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from acquisition.folder import Sighting
 from db.folders import beat
@@ -17,7 +19,10 @@ from sesmo_live.pipeline import Halt, Outcome
 from sesmo_live.vigil import Vigil
 
 GROUP_COMMIT = 64
-"""At most so many messages are written in one transaction."""
+"""At most so many messages are taken at a time."""
+
+TRANSACTION_S = 0.5
+"""Seconds after which a transaction is ended, though more is to be written: others wait for it."""
 
 ASK_S = 2.0
 """Seconds between two looks for images that another process asked to be tried again."""
@@ -79,12 +84,12 @@ class Loop:
         while not finished():
             self._handle(self._take(0.2))
 
-    def drain(self) -> None:
-        """Write what came back after the pipeline was closed; of a single look, give up what is missing."""
+    def drain(self, *, complete: bool) -> None:
+        """Write what came back after the pipeline was closed; if all is done, give up what a single look misses."""
         while messages := self._take(0.0):
-            self._handle([message for message in messages if isinstance(message, Outcome)])
+            self._handle([message for message in messages if isinstance(message, Outcome | Halt)])
         with self._engine.begin() as connection:
-            for intake in self._intakes if self._once else ():
+            for intake in self._intakes if complete else ():
                 intake.give_up(connection)
         self._report(last=True)
 
@@ -99,42 +104,65 @@ class Loop:
         return messages
 
     def _handle(self, messages: list[Any]) -> None:
-        """Write messages, and what is due, in one transaction; then stop for what halts the run."""
-        now = time.monotonic()
-        ask, beats = now >= self._next_ask, now >= self._next_beat
-        if messages or ask or beats or any(intake.has_due for intake in self._intakes):
+        """Write messages and what is due, in transactions that keep others out for a moment; then stop if told to."""
+        now, todo = time.monotonic(), deque(messages)
+        timely = now >= min(self._next_ask, self._next_beat) or any(intake.has_due for intake in self._intakes)
+        while todo or timely:
             with self._engine.begin() as connection:
-                for message in messages:
-                    self._write(connection, message)
+                until = time.monotonic() + TRANSACTION_S
+                while todo and time.monotonic() < until:
+                    self._write(connection, todo.popleft())
                 for intake in self._intakes:
-                    if ask:
-                        intake.retry_asked(connection)
-                    intake.retry_due(connection)
                     self._vigil.look(connection, intake, now)
-                    if beats:
-                        beat(connection, intake.plan.root, intake.mode, intake.trouble, intake.scanned_at)
-                if not self._once and self._looked_everywhere and not any(intake.trouble for intake in self._intakes):
-                    self._vigil.check_stalls(connection, now)
-            self._next_ask = now + ASK_S if ask else self._next_ask
-            self._next_beat = now + BEAT_S if beats else self._next_beat
-            if beats:
-                notify("WATCHDOG=1")
+                if not todo:
+                    self._look_after(connection, now)
+                    timely = False
+            for intake in self._intakes:
+                intake.committed()
         for message in messages:
             if isinstance(message, Halt):
                 _halt(message.error)
         self._report()
 
+    def _look_after(self, connection: Connection, now: float) -> None:
+        """Do what the time asks for: attempts that are due, wishes from outside, signs of life, stalls."""
+        ask, beats = now >= self._next_ask, now >= self._next_beat
+        for intake in self._intakes:
+            if ask:
+                intake.retry_asked(connection)
+            intake.retry_due(connection)
+            if beats:
+                beat(connection, intake.plan.root, intake.mode, intake.trouble, intake.scanned_at)
+        if not self._once and self._looked_everywhere and not any(intake.trouble for intake in self._intakes):
+            self._vigil.check_stalls(connection, now)
+        if beats:
+            notify("WATCHDOG=1")
+        self._next_ask = now + ASK_S if ask else self._next_ask
+        self._next_beat = now + BEAT_S if beats else self._next_beat
+
     def _write(self, connection: Connection, message: Any) -> None:
+        """Hand a message to its intake; a surprise in one file fails that file, and does not end the night."""
+        if isinstance(message, Halt):
+            return
+        intake: Intake
+        payload: Any
         if isinstance(message, Outcome):
-            self._by_recipe[id(message.job.recipe)].finish(connection, message)
-        elif not isinstance(message, Halt):
+            intake, payload = self._by_recipe[id(message.job.recipe)], message
+        else:
             intake, payload = message
-            if payload is None:
-                self._looked.add(id(intake))
-            elif isinstance(payload, Sighting):
-                intake.see(connection, payload)
-            else:
-                intake.inspected(connection, payload)
+        if payload is None:
+            self._looked.add(id(intake))
+            return
+        if isinstance(payload, Sighting):
+            intake.see(connection, payload)
+            return
+        try:
+            with connection.begin_nested():
+                intake.take(connection, payload)
+        except (SQLAlchemyError, SesmoError):
+            raise
+        except Exception as error:  # noqa: BLE001 — the border of one file
+            intake.surprised(connection, payload, error)
 
     def _report(self, *, last: bool = False) -> None:
         if self._on_progress and (last or time.monotonic() >= self._next_report):

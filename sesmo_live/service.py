@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from acquisition.layouts import open_layout
 from acquisition.ndtiff import is_ndtiff, ndtiff_pixels
 from acquisition.shares import is_network
 from acquisition.tiff import read_pixels
+from acquisition.witness import Witness
 from db import plates
 from db.care import check_quickly, upgrade
 from db.engine import ingest_lock, open_engine, store_errors
 from db.scores import ensure_model
+from db.sqlite import database_url, sqlite_path
 from models.passport import find_model, read_passport, read_weights
 from models.prepare import prepare_field
 from sesmo_live.alerts import Notifier
@@ -87,7 +89,7 @@ def _serve(
         check_quickly(url)  # before it is migrated: what is damaged must not be
         upgrade(url)
         models = _models(settings, try_them=not once)
-        reads = stack.enter_context(_readers(settings, [folder.root for folder in folders]))
+        reads, suspects = stack.enter_context(_readers(settings, [folder.root for folder in folders]))
         engine = open_engine(url, write=True)
         stack.callback(engine.dispose)
         plans = []
@@ -95,7 +97,8 @@ def _serve(
             for folder, read in zip(folders, reads, strict=True):
                 model = models[folder.options.model or settings.scoring.model]
                 key = ensure_model(connection, model.passport)
-                plans.append(_plan(settings, folder, model, key, read, once=once))
+                plan = _plan(settings, folder, model, key, read)
+                plans.append(replace(plan, suspects=suspects, once=once))
                 _import_map(connection, folder.options)
         notify("READY=1")
         session = Session(settings, plans, engine, Vigil(settings.alerts, notifier), stop, on_progress)
@@ -175,20 +178,26 @@ def _models(settings: Settings, *, try_them: bool) -> dict[str, _Model]:
 
 
 @contextmanager
-def _readers(settings: Settings, roots: list[Path]) -> Iterator[list[Read]]:
-    """Give, for each folder, how its files are opened: here, or apart if nobody vouches for them."""
-    decoding = settings.decoding
-    apart = [decoding.isolate == "always" or (decoding.isolate == "auto" and is_network(root)) for root in roots]
+def _readers(settings: Settings, roots: list[Path]) -> Iterator[tuple[list[Read], dict[str, list[int]]]]:
+    """Give, for each folder, how its files are opened: here, or apart if nobody vouches for them; and the suspects.
+
+    Files that were being read when this program last died are read apart in any case.
+    """
+    wish, decoding = settings.decoding.isolate, settings.decoding
     workers = settings.scoring.readers
-    with Isolated(workers=workers, timeout_s=decoding.timeout_s, memory_mb=decoding.memory_mb) as pool:
-        yield [pool.call if isolated else _call for isolated in apart]
+    database = sqlite_path(database_url(settings.database.url))
+    note = None if database is None or wish == "never" else Path(f"{database}.reading")
+    with (
+        Isolated(workers=workers, timeout_s=decoding.timeout_s, memory_mb=decoding.memory_mb) as pool,
+        Witness(note, pool.call) as witness,
+    ):
+        for path in sorted(witness.suspects):
+            log.warning("%s was being read when this program ended; it is read in a process of its own", path)
+        apart = [wish == "always" or (wish == "auto" and is_network(root)) for root in roots]
+        yield [pool.call if isolated else witness.read for isolated in apart], witness.suspects
 
 
-def _call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    return function(*arguments, **options)
-
-
-def _plan(settings: Settings, folder: _Folder, model: _Model, model_key: int, read: Read, *, once: bool) -> WatchPlan:
+def _plan(settings: Settings, folder: _Folder, model: _Model, model_key: int, read: Read) -> WatchPlan:
     def prepare(file: ImageFile) -> Prepared:
         return _prepare(file, model.passport, read)
 
@@ -199,9 +208,8 @@ def _plan(settings: Settings, folder: _Folder, model: _Model, model_key: int, re
         recipe=Recipe(model.passport.model_id, prepare, model.score),
         model_key=model_key,
         threshold=model.passport.threshold,
-        watching=settings.watching.model_copy(update={"retries": 0}) if once else settings.watching,
+        watching=settings.watching,
         read=read,
-        once=once,
         barcodes=folder.barcodes,
     )
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,6 +35,10 @@ STORE_RETRY_S = 2.0
 """Seconds between two attempts to write again to a database that could take nothing."""
 
 
+MOST_WAIT_S = 60.0
+"""The same when a database takes little and soon refuses again, as with a quota."""
+
+
 class Session:
     """Watchers, pipeline and loop over the same plans, made anew each time that work is begun again."""
 
@@ -55,6 +60,7 @@ class Session:
         self._on_progress = on_progress
         self._once = plans[0].once
         self._paused: tuple[str, datetime] | None = None
+        self._wait_s, self._resumed_at = STORE_RETRY_S, float("-inf")
 
     def work(self) -> None:
         """Work until all is done or `stop` is set; raise StorePausedError when the database can take nothing now."""
@@ -73,24 +79,30 @@ class Session:
                 for intake in self.intakes:
                     self._start_watcher(intake, ended, inbox)
                 loop.until(lambda: self._stop.is_set() or (self._once and loop.idle))
+            complete = self._once and loop.idle
             ended.set()
             pipeline.close()
             with store_errors(url):
-                loop.drain()
+                loop.drain(complete=complete)
                 with self._engine.begin() as connection:
                     stop_watching(connection)
 
     def wait_for_store(self, error: StorePausedError) -> None:
         """Wait until the database can take scores again; raise `error` if told to stop before."""
-        log.error("paused: %s; it is tried every %g s", error, STORE_RETRY_S)
+        again_so_soon = time.monotonic() - self._resumed_at < 30
+        self._wait_s = min(2 * self._wait_s, MOST_WAIT_S) if again_so_soon else STORE_RETRY_S
+        log.error("paused: %s; it is tried every %g s", error, self._wait_s)
         self._paused = (str(error), utc_now())
         self._vigil.store_paused(self._settings.database.url, str(error))
-        while not store_answers(self._settings.database.url):
+        answers = False
+        while not answers:
             notify("WATCHDOG=1")
             if self._on_progress:
                 self._on_progress(progress_of(self.intakes, f"paused: {error}"))
-            if self._stop.wait(STORE_RETRY_S):
+            if self._stop.wait(self._wait_s):
                 raise error
+            answers = store_answers(self._settings.database.url)
+        self._resumed_at = time.monotonic()
         log.warning("the database can be written again; the work goes on")
 
     def _open_intakes(self, pipeline: Pipeline, post: Callable[[Any], None]) -> None:

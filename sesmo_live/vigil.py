@@ -2,6 +2,7 @@
 
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -38,7 +39,7 @@ class Vigil:
         known = plate_names(connection)
         for row in incidents.arrivals(connection, moment - MEMORY):
             name, folder = known[row.plate_id]
-            plan = next((plan for plan in plans if folder.startswith(str(plan.root))), None)
+            plan = next((plan for plan in plans if Path(folder).is_relative_to(plan.root)), None)
             if plan is not None:
                 first, last = (now - (moment - at).total_seconds() for at in (row.first_at, row.last_at))
                 self._rhythm(row.plate_id, name, plan).remember(row.timepoint, first, last, row.images)

@@ -19,9 +19,11 @@ from watchdog.observers.inotify import InotifyObserver
 
 from acquisition import alarm as alarm_module
 from acquisition import folder as folder_module
-from acquisition.folder import SeenFile, Sighting, scan, watch
+from acquisition import tree as tree_module
+from acquisition.folder import Sighting, scan, watch
 from acquisition.ndtiff import INDEX_NAME
 from acquisition.shares import filesystem_of
+from acquisition.tree import SeenFile
 from sesmo_live.errors import UsageError
 
 SETTLE_S = 0.3
@@ -155,8 +157,18 @@ def test_a_root_that_is_no_folder_is_wrong_usage(tmp_path: Path, there: bool) ->
         root.touch()
     with pytest.raises(UsageError, match=r"plates cannot be read \(.*\); give a folder that exists"):
         scan(root)
-    with pytest.raises(UsageError, match="plates is not a folder; create it"):
-        watch(root, interval_s=1, settle_s=1, stop=threading.Event())
+    seen = next(watch(root, interval_s=1, settle_s=1, stop=threading.Event()))
+    assert "plates cannot be read" in seen.trouble
+    assert seen.gone == []
+
+
+def test_a_name_that_is_no_text_is_passed_over_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = os.fsencode(tmp_path)
+    for name in (b"A01_\xe9.tif", "A02_é.tif".encode()):
+        with open(folder + b"/" + name, "wb") as file:  # noqa: PTH123 a Path cannot say it
+            file.write(b"II*\0")
+    assert [path.path.name for path in scan(tmp_path)] == ["A02_é.tif"]
+    assert "no valid Unicode, rename it" in caplog.text
 
 
 def close_folder(monkeypatch: pytest.MonkeyPatch, closed: Path) -> list[bool]:
@@ -459,7 +471,7 @@ def test_a_share_that_goes_during_a_scan_loses_nothing(
     root, mounted, below = share
     land(mounted / "deep" / "a.tif", age_s=60)
     land(mounted / "b.tif", age_s=60)
-    real, unmounting = folder_module._list, [False]
+    real, unmounting = tree_module._list, [False]
 
     def unmount(folder: str, *rest: Any) -> Any:
         found = real(folder, *rest)
@@ -468,7 +480,7 @@ def test_a_share_that_goes_during_a_scan_loses_nothing(
             mount(root, below)
         return found
 
-    monkeypatch.setattr(folder_module, "_list", unmount)
+    monkeypatch.setattr(tree_module, "_list", unmount)
     with Watching(root) as watching:
         unmounting[0] = True
         watching.until(lambda: len(troubles(watching)) > 2)
@@ -639,13 +651,13 @@ def test_files_in_a_folder_that_cannot_be_read_now_are_not_gone(
 
 def test_a_listing_that_lags_behind_hands_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = land(tmp_path / "a.tif", bytes(50))
-    real, lag = folder_module._scan, [True]
+    real, lag = tree_module.list_tree, [True]
 
     def lagging(root: Path) -> Any:
         found = real(root)
         return found._replace(images=[entry._replace(size=10) for entry in found.images]) if lag else found
 
-    monkeypatch.setattr(folder_module, "_scan", lagging)  # as Windows lists a file that is being written
+    monkeypatch.setattr(folder_module, "list_tree", lagging)  # as Windows lists a file that is being written
     with Watching(tmp_path, interval_s=0.05) as watching:
         time.sleep(3 * SETTLE_S)
         assert watching.counts("settled") == {}

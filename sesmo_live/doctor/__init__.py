@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from acquisition.folder import SeenFile
+from acquisition.tree import SeenFile
 from sesmo_live.config import Settings
 from sesmo_live.doctor import computer, plan
 from sesmo_live.doctor.database import check_database, looking, newest_moments

@@ -6,9 +6,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from acquisition.folder import TIFF_SUFFIXES, SeenFile, scan
+from acquisition.folder import scan
 from acquisition.layouts import open_layout, recognise
 from acquisition.shares import filesystem_of
+from acquisition.tree import TIFF_SUFFIXES, SeenFile
 from sesmo_live.config import Watch, Watching
 from sesmo_live.doctor.findings import Check, Findings, gigabytes
 from sesmo_live.errors import ImageError

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from acquisition.folder import SeenFile
+from acquisition.tree import SeenFile
 from models.passport import find_model, read_passport, read_weights
 from sesmo_live.alerts import Notifier, check_urls
 from sesmo_live.config import Settings

@@ -12,19 +12,22 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from acquisition.folder import SeenFile, Sighting
+from acquisition.folder import Sighting
 from acquisition.ndtiff import is_ndtiff
+from acquisition.tree import SeenFile
 from db import ledger
 from db.engine import utc_now
 from db.ledger import LedgerRow
 from sesmo_live.errors import ImageError, IncompleteImageError, SesmoError
 from sesmo_live.ingest.choice import NOT_CHOSEN
+from sesmo_live.ingest.companions import NAMED, await_companions, give_up
 from sesmo_live.ingest.judging import Judge
 from sesmo_live.ingest.looking import Inspected, look_into
 from sesmo_live.ingest.patience import Patience
-from sesmo_live.ingest.placing import TURN, WAITING, Page, WatchPlan, classify, place_pages, sight
+from sesmo_live.ingest.placing import TURN, WAITING, Page, WatchPlan, place_pages, sight, surprise
 from sesmo_live.ingest.plates import PlateBook, PlateState
-from sesmo_live.ingest.rows import FileState, change, insert, is_misplaced, match_pages, new_row
+from sesmo_live.ingest.reach import device_of, is_there
+from sesmo_live.ingest.rows import FileState, change, enter_withheld, insert, is_misplaced, match_pages, new_row
 from sesmo_live.ingest.tally import counted, summary
 from sesmo_live.pipeline import Halt, Job, Outcome, Pipeline
 from sesmo_live.records import ImageFile, ImageState
@@ -34,8 +37,8 @@ log = logging.getLogger(__name__)
 FILES_UNDER_WAY = 64
 """Files handed out at a time; the others wait, so that a large folder costs no memory and gives scores at once."""
 
-NAMED = "named by "
-"""How the reason of a file begins that another one says belongs to its set, and that is not there yet."""
+DIED = "its decoder died"
+"""What the reason of a file says whose reading killed a process; it is read apart from then on."""
 
 WENT_AWAY = "the file went away before it was scored; put it back to have it scored"
 
@@ -45,10 +48,8 @@ class Intake:
 
     def __init__(self, plan: WatchPlan, pipeline: Pipeline, post: Callable[[Any], None]) -> None:
         self.plan = plan
-        self.trouble = ""
-        """Why nothing is worked on now, in words: the folder cannot be reached."""
-        self.mode = ""
-        """How the folder is watched, in words."""
+        self.trouble = ""  # why nothing is worked on now, in words: the folder cannot be reached
+        self.mode = ""  # how the folder is watched, in words
         self.scanned_at: datetime | None = None
         self.arrivals: list[tuple[PlateState, int, bool]] = []
         """Plate and time point of images that landed since somebody took them, and whether they lay there before."""
@@ -61,15 +62,19 @@ class Intake:
         self._interrupted: set[Path] = set()
         self._backlog = True
         self._ready: deque[tuple[SeenFile, bool]] = deque()
+        self._late: deque[tuple[SeenFile, bool]] = deque()  # what may have killed the last process: alone, at last
         self._under_way = 0
         self._patience = Patience(plan)
 
     def load(self, connection: Connection, before: "Intake | None" = None) -> None:
         """Read what the ledger knows of this folder; `before` is the intake that this one goes on for."""
         if before is not None:
-            self._judge.touched, self._judge.cells = before._judge.touched, before._judge.cells
+            self.trouble = before.trouble
+            self._judge.go_on_for(before._judge)
         for row in ledger.known_images(connection, self.plan.root):
             self._files.setdefault(row.path, FileState(Path(row.path))).rows[row.page] = row
+            if row.state == "failed" and DIED in row.reason:
+                self.plan.suspects.setdefault(row.path, [])
 
     def missing(self, files: Iterable[SeenFile]) -> list[Path]:
         """Return the known files that the first scan did not find."""
@@ -82,34 +87,40 @@ class Intake:
         if sighting.trouble:
             self.trouble, self._backlog = sighting.trouble, True
             return
-        self._device = _device(self.plan.root)
-        if self.trouble:
-            self._resume(connection)
-        self._enter(connection, sighting.new)
-        for plate in self._book.review(connection):
-            self._change_sides(connection, plate)
-        self._ready.extend((seen, False) for seen in sighting.settled)
-        self._ready.extend((seen, True) for seen in sighting.growing)
-        for path in sighting.gone:
-            self._lose(connection, path)
-        self._backlog = self._backlog and bool(sighting.new)  # what lay there is told first, then what can be read
-        self._feed()
-
-    def _resume(self, connection: Connection) -> None:
-        """Take up again what was interrupted when the folder could not be reached."""
+        self._device = device_of(self.plan.root)
         self.trouble, interrupted, self._interrupted = "", self._interrupted, set()
         for path in interrupted:
             self._again(connection, path)
+        self._enter(connection, sighting.new)
+        for plate in self._book.review(connection):
+            self._change_sides(connection, plate)
+        for seen in sighting.settled:
+            (self._late if str(seen.path) in self.plan.suspects else self._ready).append((seen, False))
+        self._ready.extend((seen, True) for seen in sighting.growing)
+        for path in sighting.gone:
+            self._lose(connection, path)
+        for path in self._patience.take_vouched(self.plan.root):
+            failed = [row for row in self._files[str(path)].rows.values() if row.state == "failed"]
+            self._judge.put(connection, failed, "pending", TURN)
+            self._again(connection, path, asked=True)
+        self._backlog = self._backlog and bool(sighting.new)  # what lay there is told first, then what can be read
+        self._feed()
 
-    def _again(self, connection: Connection, path: Path) -> None:
-        """Start a file again as it is now; if it cannot be seen, either the folder is away or the file is gone."""
+    def _again(self, connection: Connection, path: Path, *, asked: bool = False) -> None:
+        """Start a file again, if it is as it was when it rested: one that changed is sighted anew, and rests first."""
+        state = self._files[str(path)]
         try:
-            self._ready.append((sight(path), False))
-        except OSError:
+            seen = sight(path)
+        except (FileNotFoundError, NotADirectoryError):
             if self._away():
                 self._interrupted.add(path)
             else:
                 self._lose(connection, path)
+        except OSError:  # its folder cannot be read now: it is looked for at each scan
+            self._interrupted.add(path)
+        else:
+            if asked or state.tried in (None, (seen.size, seen.mtime_ns)):
+                self._ready.append((seen, False))
 
     def _enter(self, connection: Connection, files: list[SeenFile]) -> None:
         """Give new files their rows, and known ones another look: names are parsed anew, failures get a chance."""
@@ -117,10 +128,8 @@ class Intake:
         values: list[dict[str, Any]] = []
         for seen in files:
             state = self._files.setdefault(str(seen.path), FileState(seen.path))
-            named, verdict, reason = classify(self.plan, seen.path)
             state.present, state.attempts, state.waits = True, 0, False
-            state.named = named if verdict == "pending" else None
-            state.plate = self._book.plate_of(connection, state.named, seen) if state.named else None
+            state.named, state.plate, verdict, reason = self._book.name(connection, seen)
             place: dict[str, Any] = {}
             if state.named and state.plate:
                 place = {"plate_id": state.plate.plate_id, "channel": state.named.channel, "z": state.named.z}
@@ -140,7 +149,7 @@ class Intake:
             state.misplaced = is_misplaced(state, place)
         for state, row in zip(fresh, insert(connection, values), strict=True):
             state.rows[0] = row
-            self._judge.touched.add(row.image_id)
+            self._judge.touch([row])
             if state.plate and row.timepoint is not None:
                 self.arrivals.append((state.plate, row.timepoint, self._backlog))
 
@@ -153,11 +162,8 @@ class Intake:
             self._judge.put(connection, lost, "failed", WENT_AWAY)
 
     def give_up(self, connection: Connection) -> None:
-        """Fail the files that others named and that are not there: nobody waits for them any more."""
-        rows = [row for state in self._files.values() for row in state.rows.values() if row.state == "pending"]
-        for row in rows:
-            if row.reason.startswith(NAMED):
-                self._judge.put(connection, [row], "failed", f"{row.reason}; copy it there")
+        """Fail the files that others named and that never came: nobody waits for them any more."""
+        give_up(connection, self._files, self._judge)
 
     def retry_due(self, connection: Connection) -> None:
         """Start again the files whose waiting time is over."""
@@ -171,11 +177,11 @@ class Intake:
         for path, page in ledger.asked_again(connection, self.plan.root):
             state = self._files.get(path)
             row = state.rows.get(page) if state else None
-            if state and row and row.state in ("failed", "refused"):
+            if state and row and row.state in ("failed", "refused", "skipped"):
                 row.state, row.reason, state.held = "pending", TURN, None
-                self._judge.touched.add(row.image_id)
+                self._judge.touch([row])
                 self._enter(connection, [SeenFile(state.path, row.size, row.mtime_ns)])
-                self._again(connection, state.path)
+                self._again(connection, state.path, asked=True)
 
     @property
     def has_due(self) -> bool:
@@ -185,11 +191,13 @@ class Intake:
     @property
     def busy(self) -> bool:
         """Say whether files are handed out or wait to be."""
-        return bool(self._under_way or self._ready)
+        return bool(self._under_way or self._ready or self._late)
 
     def _feed(self) -> None:
         while self._ready and self._under_way < FILES_UNDER_WAY and not self.trouble:
             self._start(*self._ready.popleft())
+        if self._late and not (self._under_way or self._ready or self.trouble):
+            self._start(*self._late.popleft())
 
     def _start(self, seen: SeenFile, growing: bool) -> None:
         """Have a settled or growing file inspected, unless all of it is done already."""
@@ -199,6 +207,7 @@ class Intake:
             return
         if state.named is None or self._finished(state, seen):
             return
+        state.tried = state.tried if growing else (seen.size, seen.mtime_ns)
         believed = self.plan.options.black_edges and self._patience.was_held(state, seen)
 
         def task() -> None:
@@ -226,26 +235,38 @@ class Intake:
     def _final(self, row: LedgerRow) -> bool:
         return self.plan.model_key in row.scored_by if row.state == "scored" else row.state != "pending"
 
-    def inspected(self, connection: Connection, found: Inspected) -> None:
+    def take(self, connection: Connection, back: Outcome | Inspected) -> None:
+        """Take back what was handed out: what was found in a file, or what became of an image."""
+        if isinstance(back, Outcome):
+            self._finish(connection, back)
+        else:
+            self._inspected(connection, back)
+
+    def surprised(self, connection: Connection, back: Outcome | Inspected, error: Exception) -> None:
+        """Fail the file that nobody foresaw; its rows are as they were before."""
+        file = back.job.file if isinstance(back, Outcome) else back.file
+        log.error("%s", file.path, exc_info=error)
+        state = self._files[str(file.path)]
+        state.rows = {row.page: row for row in ledger.known_images(connection, file.path)}
+        rows = [row for row in state.rows.values() if row.state != "scored"]
+        self._judge.put(connection, rows, "failed", surprise(file.path, error))
+        self._back(state)
+
+    def committed(self) -> None:
+        """Note that all that was written is kept."""
+        self._judge.committed()
+
+    def _inspected(self, connection: Connection, found: Inspected) -> None:
         """Place the pages of a file, enter those that are new, and hand the chosen ones to the pipeline."""
         state = self._files[str(found.file.path)]
         if found.pages:
             self._take_up(connection, state, found)
         if found.error is not None:
-            self._trouble(connection, state, self._withheld(connection, state, found), found.file, found.error)
+            released = {info.page for info in found.pages}
+            self._judge.touch(enter_withheld(connection, state, found.file, released))
+            rows = [row for row in state.rows.values() if row.page not in released]
+            self._trouble(connection, state, rows, found.file, found.error)
         self._back(state)
-
-    def _withheld(self, connection: Connection, state: FileState, found: Inspected) -> list[LedgerRow]:
-        """Return the rows of pages that cannot be read yet, also of those that a stack must still have."""
-        released = {info.page for info in found.pages}
-        if released:
-            awaited = set(range(max(released) + 2)) - released - state.rows.keys()
-            place = {"plate_id": state.plate.plate_id if state.plate else None}
-            values = [new_row(found.file, "pending", WAITING, place | {"page": page}) for page in sorted(awaited)]
-            for row in insert(connection, values):
-                state.rows[row.page] = row
-                self._judge.touched.add(row.image_id)
-        return [row for row in state.rows.values() if row.page not in released]
 
     def _take_up(self, connection: Connection, state: FileState, found: Inspected) -> None:
         plate, named, seen = state.plate, state.named, found.file
@@ -257,27 +278,19 @@ class Intake:
             self._trouble(connection, state, list(state.rows.values()), seen, error)
             return
         entered, lost = match_pages(connection, state, plate.plate_id, seen, pages)
-        self._judge.touched.update(row.image_id for row in entered)
+        self._judge.touch(entered)
         self.arrivals.extend((plate, row.timepoint or 0, self._backlog) for row in entered)
         if found.whole:
             state.forget(lost)
             self._judge.put(connection, lost, "superseded", f"the file was changed and has {len(pages)} pages now")
-        self._await(connection, state, found.companions)
+        expected = [path for path in found.companions if path.is_relative_to(self.plan.root)]
+        await_companions(connection, self._files, self._judge, state.path, expected)
         if all(page.acquired_from == "file" for page in pages):
             self._book.doubt_times(plate)
         if self._book.choose(connection, plate, [(p.site.channel, p.channel_label, p.site.z) for p in pages]):
             self._change_sides(connection, plate)
         for page in pages:
             self._submit(connection, state, state.rows[page.page], page, found)
-
-    def _await(self, connection: Connection, state: FileState, companions: list[Path]) -> None:
-        """Enter the files that a set names and that were never seen, so that one that never comes is missed."""
-        absent = [path for path in companions if str(path) not in self._files and path.is_relative_to(self.plan.root)]
-        reason = f"{NAMED}{state.path.name} as part of its set, and not there yet"
-        rows = insert(connection, [new_row(SeenFile(path, 0, 0), "pending", reason) for path in absent])
-        for path, row in zip(absent, rows, strict=True):
-            self._files[str(path)] = FileState(path, {0: row})
-            self._judge.touched.add(row.image_id)
 
     def _submit(self, connection: Connection, state: FileState, row: LedgerRow, page: Page, found: Inspected) -> None:
         """Hand one page to the pipeline, unless it is done, or not to be scored."""
@@ -314,7 +327,7 @@ class Intake:
                     self._judge.put(connection, [row], "pending", TURN)
                     self._ready.append((SeenFile(state.path, row.size, row.mtime_ns), False))
 
-    def finish(self, connection: Connection, outcome: Outcome) -> None:
+    def _finish(self, connection: Connection, outcome: Outcome) -> None:
         """Write what became of one image: scores, cells and state in the caller's one transaction."""
         file = outcome.job.file
         state = self._files[str(file.path)]
@@ -343,7 +356,7 @@ class Intake:
         if self._away():
             self._interrupted.add(state.path)
             return
-        if isinstance(error, IncompleteImageError | OSError) and not state.path.exists():
+        if isinstance(error, IncompleteImageError | OSError) and not is_there(state.path):
             self._lose(connection, state.path)
             return
         rows = [row for row in rows if row.state != "scored"]
@@ -358,7 +371,7 @@ class Intake:
 
     def _away(self) -> bool:
         """Say whether the folder itself cannot be reached; if so, nothing more is begun until it can."""
-        away = (now := _device(self.plan.root)) is None or now != self._device
+        away = (now := device_of(self.plan.root)) is None or now != self._device
         if away and not self.trouble:
             self.trouble = f"{self.plan.root} cannot be reached; its images wait until it can"
             if self.plan.once:
@@ -383,13 +396,4 @@ class Intake:
 
     def failures(self) -> list[tuple[str, str]]:
         """Return (path, reason) of every failed image of the folder."""
-        rows = counted(self._files.values(), self._judge.touched)
-        return [(row.path, row.reason) for row in rows if row.state == "failed"]
-
-
-def _device(folder: Path) -> int | None:
-    """Return the device that a folder lies on, None when it cannot be reached."""
-    try:
-        return folder.stat().st_dev
-    except OSError:
-        return None
+        return [(r.path, r.reason) for r in counted(self._files.values(), self._judge.touched) if r.state == "failed"]

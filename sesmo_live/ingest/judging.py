@@ -2,20 +2,23 @@
 
 import logging
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
-from acquisition.folder import SeenFile
+from acquisition.tree import SeenFile
 from db import ledger, scores
 from db.engine import utc_now
 from db.ledger import LedgerRow
-from sesmo_live.ingest.placing import TURN, Page, WatchPlan
-from sesmo_live.ingest.rows import FileState, change, insert, measured, new_row, place_of
+from sesmo_live.ingest.placing import TURN, Page, WatchPlan, moment_of
+from sesmo_live.ingest.reach import is_there
+from sesmo_live.ingest.rows import PLACE, FileState, change, insert, measured, new_row, place_of
 from sesmo_live.pipeline import Prepared
 from sesmo_live.records import CellScores, ImageFile, ImageState
+
+COPY = "a copy of {}, which is scored"
+"""Why the second of two equal images of one site is skipped."""
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +33,40 @@ class Judge:
         """Cells scored so far."""
         self.touched: set[int] = set()
         """Ledger rows that were written so far."""
+        self._cells_kept = 0
+        self._fresh: set[int] = set()
         self.ended: list[tuple[ImageState, str]] = []
         """States and reasons that images came to since somebody took them."""
+
+    def touch(self, rows: Iterable[LedgerRow]) -> None:
+        """Note that rows were written."""
+        new = {row.image_id for row in rows} - self.touched
+        self.touched |= new
+        self._fresh |= new
+
+    def committed(self) -> None:
+        """Note that all that was written is kept."""
+        self._cells_kept = self.cells
+        self._fresh.clear()
+
+    def go_on_for(self, before: "Judge") -> None:
+        """Take over the counts of an earlier judge, without what it wrote in a transaction that was not kept."""
+        self.cells = self._cells_kept = before._cells_kept
+        self.touched = before.touched - before._fresh
 
     def put(self, connection: Connection, rows: Iterable[LedgerRow], state: ImageState, reason: str) -> None:
         """Put rows into a state, with its reason in words."""
         different = [row for row in rows if (row.state, row.reason) != (state, reason)]
         change(connection, different, state=state, reason=reason)
-        self.touched.update(row.image_id for row in different)
+        self.touch(different)
         self.ended += [(state, reason) for _ in different if state in ("failed", "refused")]
 
     def record(
         self, connection: Connection, state: FileState, row: LedgerRow, prepared: Prepared, found: CellScores
     ) -> None:
         """Write what was scored of one image in the caller's one transaction, unless it does not count here."""
-        if state.plate is None:
-            raise TypeError("only a file that has a plate is scored")
+        if state.plate is None:  # its name was judged anew while it was being scored
+            return
         file, sha256, page = found.file, prepared.sha256, state.pages[row.page]
         reason = state.plate.not_chosen(row.channel, row.z)
         if reason:  # a better channel turned up while this one was being scored
@@ -53,9 +74,11 @@ class Judge:
             return
         if row.sha256 not in (None, sha256):
             row = self._next_generation(connection, state, row, page, file)
-        known = row.sha256 is not None
-        row = row if known else self._adopted(connection, state, row, file, sha256)
         place = place_of(page, state.plate.plate_id)
+        if row.sha256 is None:
+            row = self._adopted(connection, state, row, file, sha256)
+            if row.state == "scored" and self._elsewhere(row, place) and self._wins(connection, row, place, sha256):
+                change(connection, [row], **place)
         if row.state != "scored" and not self._wins(connection, row, place, sha256):
             change(connection, [row], size=file.size, mtime_ns=file.mtime_ns)
             return
@@ -63,11 +86,13 @@ class Judge:
         if model_key not in row.scored_by:
             scores.save_scores(connection, row.image_id, model_key, found, self._plan.threshold, prepared.quality)
             row.scored_by.add(model_key)
-            self.touched.add(row.image_id)
+            self.touch([row])
             self.cells += len(found.values)
             self.ended.append(("scored", ""))
         state.attempts = 0
-        done = {"state": "scored", "reason": "", "sha256": sha256, "size": file.size, "mtime_ns": file.mtime_ns}
+        # A page of a growing stack is looked at again, with the whole file, when that rests.
+        time_ns = 0 if file.growing else file.mtime_ns
+        done = {"state": "scored", "reason": "", "sha256": sha256, "size": file.size, "mtime_ns": time_ns}
         change(connection, [row], **done, attempts=0, **measured(page), done_at=utc_now())
 
     def _adopted(
@@ -75,7 +100,7 @@ class Judge:
     ) -> LedgerRow:
         """Return the row of the same image where it was scored before it moved here, else `row` itself."""
         for old_id, old_path in ledger.moved_from(connection, row.image_id, file, row.page, sha256):
-            if not Path(old_path).exists():
+            if not is_there(Path(old_path)):
                 return self._adopt(connection, state, row, old_id, old_path)
         return row
 
@@ -94,24 +119,34 @@ class Judge:
             return True
         owner_id, path, owner_sha256 = owner
         if owner_sha256 == sha256:
-            self.put(connection, [row], "skipped", f"a copy of {path}, which is scored")
+            self.put(connection, [row], "skipped", COPY.format(path))
             return False
-        if Path(path).exists():
+        if is_there(Path(path)):
             remedy = "remove one and run again, or give this plate another name"
             self.put(connection, [row], "failed", f"a second image for the place of {path}; {remedy}")
             return False
         (old,) = owners = [ledger.row_of(connection, owner_id)]
-        self.put(connection, owners, "superseded", f"its file is gone and {row.path} took its place")
+        self._supersede(connection, owners, f"its file is gone and {row.path} took its place")
         if path in self._files:
             self._files[path].rows.pop(old.page, None)
         return True
+
+    def _supersede(self, connection: Connection, rows: list[LedgerRow], reason: str) -> None:
+        """Put rows out of use; copies of them, which were skipped because of them, are to be judged again."""
+        self.put(connection, rows, "superseded", reason)
+        for row in rows:
+            ledger.ask_again(connection, {"reason": COPY.format(row.path)}, states=("skipped",))
+
+    def _elsewhere(self, row: LedgerRow, place: dict[str, Any]) -> bool:
+        return any(getattr(row, name) != place[name] for name in PLACE)
 
     def _next_generation(
         self, connection: Connection, state: FileState, old: LedgerRow, page: Page, file: ImageFile
     ) -> LedgerRow:
         """Supersede the row of a file whose pixels changed; return the new row that takes its place."""
-        changed = datetime.fromtimestamp(file.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
-        self.put(connection, [old], "superseded", f"the file was changed at {changed} and scored anew")
+        changed = moment_of(file.mtime_ns).isoformat(timespec="seconds")
+        if ledger.path_of(connection, old.image_id) == str(state.path):  # else it moved to another watched folder
+            self._supersede(connection, [old], f"the file was changed at {changed} and scored anew")
         seen = SeenFile(file.path, file.size, file.mtime_ns)
         place = place_of(page, old.plate_id or 0)
         (row,) = insert(connection, [new_row(seen, "pending", TURN, place)])

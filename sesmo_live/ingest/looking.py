@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from acquisition.completeness import check_complete
-from acquisition.folder import SeenFile
 from acquisition.manifest import check_manifest
 from acquisition.metadata import PageInfo
 from acquisition.ndtiff import is_ndtiff, ndtiff_pages
 from acquisition.tiff import companions_of, read_pages
+from acquisition.tree import SeenFile
 from acquisition.zeros import check_zero_tail
 from sesmo_live.errors import ImageError, IncompleteImageError, SesmoError
-from sesmo_live.ingest.placing import WatchPlan
+from sesmo_live.ingest.placing import WatchPlan, surprise
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ def look_into(plan: WatchPlan, seen: SeenFile, *, growing: bool, believed: bool)
     except (SesmoError, OSError) as error:
         return Inspected(seen, [], False, error=None if growing else error)
     except Exception as error:  # noqa: BLE001 — a worker's top: one file's surprise must not end the night
-        text = f"{seen.path} could not be read: {type(error).__name__}: {error}; please report it"
-        return Inspected(seen, [], False, error=ImageError(text))
+        return Inspected(seen, [], False, error=ImageError(surprise(seen.path, error)))
 
 
 def _inspect(plan: WatchPlan, file: SeenFile, *, believed: bool) -> Inspected:

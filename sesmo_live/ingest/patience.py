@@ -6,11 +6,16 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from acquisition.folder import SeenFile
+from acquisition.manifest import check_manifest
+from acquisition.tree import SeenFile
 from db.ledger import LedgerRow
-from sesmo_live.errors import IncompleteImageError, SesmoError, ZeroTailError
+from sesmo_live.errors import ImageError, IncompleteImageError, SesmoError, ZeroTailError
 from sesmo_live.ingest.placing import WatchPlan
+from sesmo_live.ingest.reach import is_there
 from sesmo_live.ingest.rows import FileState, change
+
+VOUCHED_AT_ONCE = 200
+"""Files that are looked up in the manifests after each scan."""
 
 
 class Patience:
@@ -20,6 +25,7 @@ class Patience:
         self._watching = plan.watching
         self._once = plan.once
         self._due: list[tuple[float, Path]] = []
+        self._unvouched: dict[Path, None] = {}
 
     @property
     def has_due(self) -> bool:
@@ -33,6 +39,21 @@ class Patience:
             found.append(heapq.heappop(self._due)[1])
         return found
 
+    def take_vouched(self, root: Path) -> list[Path]:
+        """Return files that ended in zeros and for which a manifest speaks by now; of many, some at a time."""
+        found = []
+        for path in list(self._unvouched)[:VOUCHED_AT_ONCE]:
+            del self._unvouched[path]  # and at the end again, so that all get their turn
+            try:
+                vouched = check_manifest(root, path, hashing=False)
+            except (ImageError, OSError):
+                vouched = False
+            if vouched:
+                found.append(path)
+            elif is_there(path):
+                self._unvouched[path] = None
+        return found
+
     def waits(
         self,
         connection: Connection,
@@ -43,11 +64,12 @@ class Patience:
     ) -> bool:
         """Put a file off if its error may pass, and say so in its rows; False when there is no more to wait for."""
         if isinstance(error, ZeroTailError):
+            self._unvouched[state.path] = None
             return not self.was_held(state, seen) and self._hold(connection, state, rows, seen, error)
         if not isinstance(error, IncompleteImageError | OSError):
             return False
         if not state.waits:
-            if state.attempts >= self._watching.retries:
+            if self._once or state.attempts >= self._watching.retries:
                 return False
             wait_s = self._watching.retry_after_s * 2**state.attempts
             state.attempts, state.waits = state.attempts + 1, True

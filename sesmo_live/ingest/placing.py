@@ -2,16 +2,17 @@
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
-from acquisition.folder import SeenFile
 from acquisition.layouts import Named
 from acquisition.metadata import PageInfo
 from acquisition.ndtiff import INDEX_NAME, is_ndtiff
+from acquisition.tree import SeenFile, time_ns
 from sesmo_live.config import Watch, Watching, in_zone, zone
 from sesmo_live.errors import ConfigError, ImageError, UsageError
 from sesmo_live.pipeline import Recipe
@@ -37,6 +38,7 @@ class WatchPlan:
     threshold: float
     watching: Watching
     read: Read
+    suspects: MutableMapping[str, list[int]] = field(default_factory=dict)
     once: bool = False
     barcodes: Mapping[str, str] = field(default_factory=dict)
 
@@ -62,7 +64,12 @@ class Page:
 def sight(path: Path) -> SeenFile:
     """Return a file, or an NDTiff folder by its index, as it is on disk now; raise OSError when it is gone."""
     state = (path / INDEX_NAME if is_ndtiff(path) else path).stat()
-    return SeenFile(path, state.st_size, state.st_mtime_ns)
+    return SeenFile(path, state.st_size, time_ns(state))
+
+
+def surprise(path: Path, error: Exception) -> str:
+    """Return the reason why a file failed that nobody foresaw."""
+    return f"{path} could not be read: {type(error).__name__}: {error}; please report it"
 
 
 def classify(plan: WatchPlan, path: Path) -> tuple[Named | None, ImageState, str]:
@@ -114,7 +121,7 @@ def _barcode_beside(plan: WatchPlan, path: Path) -> str:
         return ""
     for folder in path.parents:
         file = folder / plan.options.barcode_file
-        if file.is_file():
+        with suppress(OSError):  # it is not there, or cannot be read now
             return file.read_text(encoding="utf-8-sig", errors="replace").strip().partition("\n")[0].strip()
         if folder == plan.root:
             break
@@ -143,12 +150,20 @@ def source_folder(plan: WatchPlan, path: Path, name: str) -> str:
 
 def file_time(plan: WatchPlan, named: Named, mtime_ns: int) -> datetime:
     """Return when the image was taken, in UTC, as far as name and file time tell."""
-    return utc(plan, named.acquired_at) or datetime.fromtimestamp(mtime_ns / 1e9, UTC)
+    return utc(plan, named.acquired_at) or moment_of(mtime_ns)
+
+
+def moment_of(mtime_ns: int) -> datetime:
+    """Return a file's time in UTC; one outside the years 1970 to 2100, as odd file systems have, is brought within."""
+    return datetime.fromtimestamp(min(max(mtime_ns, 0), 4_102_444_800 * 10**9) / 1e9, UTC)
 
 
 def utc(plan: WatchPlan, moment: datetime | None) -> datetime | None:
     """Return a moment in UTC; one without a zone is in the configured one, else this computer's."""
-    return None if moment is None else in_zone(moment, plan.options.timezone).astimezone(UTC)
+    # An instrument's "no time" is often the year 1; near the ends of the calendar there is no UTC.
+    if moment is None or not 1970 < moment.year < 2100:
+        return None
+    return in_zone(moment, plan.options.timezone).astimezone(UTC)
 
 
 def place_pages(
@@ -182,7 +197,7 @@ def _place(
     said = None if info.source == "tiff" and named.acquired_at else info.acquired_at
     measured = utc(plan, said)
     by_name = utc(plan, named.acquired_at)
-    moment = measured or by_name or datetime.fromtimestamp(file.mtime_ns / 1e9, UTC)
+    moment = measured or by_name or moment_of(file.mtime_ns)
     return Page(
         page=info.page,
         site=Site(plate, well, field_number, timepoint, channel, z, run),

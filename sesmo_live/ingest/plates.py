@@ -5,12 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
-from acquisition.folder import SeenFile
 from acquisition.layouts import Named
+from acquisition.tree import SeenFile
 from db import plates as db_plates
+from sesmo_live.errors import ImageError
 from sesmo_live.ingest.choice import GUESSED, NOT_CHOSEN, choose_channel, choose_plane
-from sesmo_live.ingest.placing import WatchPlan, file_time, plate_name, source_folder
+from sesmo_live.ingest.placing import WatchPlan, classify, file_time, plate_name, source_folder, surprise
+from sesmo_live.records import ImageState
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,20 @@ class PlateBook:
     def __init__(self, plan: WatchPlan) -> None:
         self._plan = plan
         self._plates: dict[tuple[str, str], PlateState] = {}
+
+    def name(self, connection: Connection, seen: SeenFile) -> tuple[Named | None, PlateState | None, ImageState, str]:
+        """Find out what a file's name says: name and plate if it is to be read, the state it starts in, the reason."""
+        try:
+            named, verdict, reason = classify(self._plan, seen.path)
+            if named is None or verdict != "pending":
+                return None, None, verdict, reason
+            return named, self.plate_of(connection, named, seen), verdict, reason
+        except SQLAlchemyError:
+            raise
+        except ImageError as error:
+            return None, None, "failed", str(error)
+        except Exception as error:  # noqa: BLE001 — the border of one file: its name must not end the night
+            return None, None, "failed", surprise(seen.path, error)
 
     def plate_of(self, connection: Connection, named: Named, file: SeenFile) -> PlateState:
         """Return the run that a file belongs to: the layout's own label, else its folder's first date."""

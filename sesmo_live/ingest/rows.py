@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from acquisition.folder import SeenFile
 from acquisition.layouts import Named
+from acquisition.tree import SeenFile
 from db import ledger
 from db.engine import utc_now
 from db.ledger import LedgerRow
-from sesmo_live.ingest.placing import TURN, Page
+from sesmo_live.ingest.placing import TURN, WAITING, Page
 from sesmo_live.ingest.plates import PlateState
 from sesmo_live.records import ImageState
 
@@ -32,6 +32,8 @@ class FileState:
     """Whether it was sighted in this run."""
     misplaced: bool = False
     """Whether its rows say another place than its name does now."""
+    tried: tuple[int, int] | None = None
+    """Size and time (ns) that it rested at when it was last read."""
     attempts: int = 0
     waits: bool = False
     """Whether it waits for another attempt."""
@@ -136,6 +138,17 @@ def match_pages(
     state.misplaced = False
     lost = [row for number, row in state.rows.items() if number >= len(pages)]
     return entered, lost
+
+
+def enter_withheld(connection: Connection, state: FileState, seen: SeenFile, released: set[int]) -> list[LedgerRow]:
+    """Enter the pages that a stack must still have besides those `released`: those held back, and one more at least."""
+    if not released:
+        return []
+    place = {"plate_id": state.plate.plate_id if state.plate else None}
+    awaited = sorted(set(range(max(released) + 2)) - released - state.rows.keys())
+    rows = insert(connection, [new_row(seen, "pending", WAITING, place | {"page": page}) for page in awaited])
+    state.rows.update((row.page, row) for row in rows)
+    return rows
 
 
 def insert(connection: Connection, values: list[dict[str, Any]]) -> list[LedgerRow]:

@@ -15,7 +15,8 @@ down_revision = "0001"
 def upgrade() -> None:
     """Add incident.subject, an index of images asked to be tried again, and watched_folder."""
     op.add_column("incident", sa.Column("subject", sa.Text(), nullable=False, server_default=""))
-    op.create_index("ix_image_asked", "image", ["next_attempt_at"])
+    asked = sa.text("next_attempt_at IS NOT NULL")
+    op.create_index("ix_image_asked", "image", ["next_attempt_at"], sqlite_where=asked, postgresql_where=asked)
     op.create_table(
         "watched_folder",
         sa.Column("path", sa.Text(), nullable=False),
