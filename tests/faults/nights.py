@@ -1,5 +1,6 @@
 """A microscope that writes badly, and a daemon that is killed while it does: what the tests of a bad night share."""
 
+import atexit
 import io
 import multiprocessing
 import os
@@ -69,9 +70,16 @@ class Daemon:
 
     def start(self, settings: Settings, jump_s: float = 0.0) -> BaseProcess:
         """Start a daemon."""
-        process = self._context.Process(target=serve_until_told, args=(settings, jump_s), daemon=True)
+        process = self._context.Process(target=serve_until_told, args=(settings, jump_s))  # it may have children
         process.start()
+        atexit.register(_end, process)
         return process
+
+
+def _end(process: BaseProcess) -> None:
+    """Leave nothing behind when a test failed."""
+    if process.is_alive():
+        process.kill()
 
 
 def kill(process: BaseProcess) -> None:

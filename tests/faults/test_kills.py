@@ -30,11 +30,12 @@ def bad_night(tmp_path: Path, model: Path, files: int, kills: int, seed: int) ->
     writing = threading.Thread(target=microscope.write_all, args=(range(files),))
     began = time.monotonic()
     writing.start()
-    for _ in range(kills):
+    for number in range(kills):
         process = daemon.start(config)
         if chance.random() < 0.9:  # the others are killed while they start
             wait_until_watching(db, process)
-        time.sleep(chance.expovariate(1 / 0.12))
+        # Now and then it lives long enough to read apart what was being read when it was killed.
+        time.sleep(1.5 if number % 20 == 19 else chance.expovariate(1 / 0.12))
         kill(process)
     writing.join()
     amid = query(db, "SELECT COUNT(*) FROM image WHERE state = 'scored'")[0][0]
@@ -51,7 +52,7 @@ def bad_night(tmp_path: Path, model: Path, files: int, kills: int, seed: int) ->
     )
     assert faults == {"lost": [], "double": [], "wrong": []}
     assert sound == "ok"
-    assert amid > files / 3, "the kills hit the start only"
+    assert amid > files / 5, "the kills hit the start only"
 
 
 @pytest.mark.timeout(900)
