@@ -111,7 +111,7 @@ def _watch(root: Path, interval_s: float, settle_s: float, stop: threading.Event
             bell.rung.clear()
             started = time.monotonic()
             try:
-                found = images.recognise(list_tree(root))
+                found = images.recognise(list_tree(root, images.known))
             except OSError as error:
                 trouble = _trouble(root, error, interval_s, logged=bool(trouble))
                 now = time.monotonic()
@@ -166,30 +166,30 @@ class _Images:
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
         self._oldest_ns = time.time_ns() - int(settle_s * 1e9)
-        self._known: dict[str, Entry] = {}
+        self.known: dict[str, Entry] = {}
         self._resting: dict[str, _Rest] = {}
         self._device: int | None = None
 
     def recognise(self, found: Found) -> Found:
         """Return `found` unless it comes from another file system and holds nothing that is known: raise OSError."""
         changed = self._device not in (None, found.place[0])
-        if changed and self._known and not any(entry.path in self._known for entry in found.images):
-            text = f"another file system lies there, with none of the {len(self._known)} known images: mount it again"
+        if changed and self.known and not any(entry.path in self.known for entry in found.images):
+            text = f"another file system lies there, with none of the {len(self.known)} known images: mount it again"
             raise OSError(errno.ESTALE, text)
         self._device = found.place[0]
         return found
 
     def note(self, found: list[Entry], now: float) -> list[SeenFile]:
         """Take in what is new or changed and return it by path; it rests from `now`, or did so before if it is old."""
-        changed = sorted(entry for entry in found if self._known.get(entry.path) != entry)
+        changed = sorted(entry for entry in found if self.known.get(entry.path) != entry)
         for entry in changed:
             rested = not self._settle_s or entry.ndtiff or entry.mtime_ns < self._oldest_ns
-            size = self._known.get(entry.path, entry).size
+            size = self.known.get(entry.path, entry).size
             rest = self._resting.get(entry.path)
             told_size, told_at = (rest.told_size, rest.told_at) if rest else (size, now)
             since = float("-inf") if rested else now
             self._resting[entry.path] = _Rest(entry, entry.seen(), since, min(told_size, entry.size), told_at)
-            self._known[entry.path] = entry
+            self.known[entry.path] = entry
         self._oldest_ns = 0  # the wall clock counts once only: it may jump
         return [self._resting[entry.path].seen for entry in changed]
 
@@ -222,13 +222,13 @@ class _Images:
 
     def forget(self, found: Found) -> list[Path]:
         """Drop what is no longer there and return it; what cannot be read now, or lies in such a folder, may be."""
-        if len(self._known) == len(found.images):  # all that was found is known by now
+        if len(self.known) == len(found.images):  # all that was found is known by now
             return []
         closed = tuple(folder + os.sep for folder in found.unreadable)
         there = {entry.path for entry in found.images} | found.unreadable.keys()
-        gone = [path for path in self._known if path not in there and not path.startswith(closed)]
+        gone = [path for path in self.known if path not in there and not path.startswith(closed)]
         for path in gone:
-            del self._known[path]
+            del self.known[path]
             self._resting.pop(path, None)
         return [Path(path) for path in gone]
 

@@ -3,8 +3,10 @@
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from acquisition.ndtiff import INDEX_NAME, is_ndtiff
@@ -64,8 +66,11 @@ def time_ns(status: os.stat_result) -> int:
     return max(-LATEST_NS, min(status.st_mtime_ns, LATEST_NS))
 
 
-def list_tree(root: Path) -> Found:
-    """Return the images under `root` and what could not be read; raise OSError if `root` is away, or went meanwhile."""
+def list_tree(root: Path, known: Mapping[str, Entry] = MappingProxyType({})) -> Found:
+    """Return the images under `root` and what could not be read; raise OSError if `root` is away, or went meanwhile.
+
+    Images that are as they are `known` by path are returned as the same objects, so that a scan costs no memory.
+    """
     images: list[Entry] = []
     unreadable: dict[str, str] = {}
     folders, links = [str(root)], list[str]()
@@ -77,7 +82,7 @@ def list_tree(root: Path) -> Found:
             here = _place(folder)
             if here not in visited:
                 visited.add(here)
-                images += _list(folder, folders, links, unreadable)
+                images += _list(folder, folders, links, unreadable, known)
         except OSError as error:
             if folder == str(root):
                 raise
@@ -113,7 +118,9 @@ def _nameless(entry: os.DirEntry[str], unreadable: dict[str, str]) -> bool:
     return False
 
 
-def _list(folder: str, folders: list[str], links: list[str], unreadable: dict[str, str]) -> list[Entry]:
+def _list(
+    folder: str, folders: list[str], links: list[str], unreadable: dict[str, str], known: Mapping[str, Entry]
+) -> list[Entry]:
     """Return the images of one folder; add its sub-folders to `folders`, or to `links` where they are links.
 
     Files whose share went away while they were looked at are entered in `unreadable`.
@@ -133,7 +140,9 @@ def _list(folder: str, folders: list[str], links: list[str], unreadable: dict[st
                         if name == INDEX_NAME:
                             index = Entry(folder, status.st_size, time_ns(status), ndtiff=True)
                         else:
-                            images.append(Entry(entry.path, status.st_size, time_ns(status)))
+                            image = Entry(entry.path, status.st_size, time_ns(status))
+                            before = known.get(image.path)
+                            images.append(before if before == image else image)
                         continue
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(entry.path)

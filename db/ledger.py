@@ -1,11 +1,11 @@
 """The ledger of images: what was seen, where it stands, and why."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, literal, or_, select, true, update
 
 from db.engine import utc_now
 from db.schema import FieldScore, Image
@@ -32,7 +32,7 @@ class LedgerRow:
     reason: str
     attempts: int
     sha256: str | None
-    scored_by: set[int] = dataclasses.field(default_factory=set)
+    scored_by: frozenset[int] = frozenset()
 
 
 _ROW = (
@@ -55,9 +55,25 @@ _ROW = (
 )
 
 
-def known_images(connection: Connection, root: Path) -> list[LedgerRow]:
-    """Return the rows, superseded ones apart, of all files under `root`."""
-    return _rows(connection, _under(root))
+def known_images(connection: Connection, root: Path, states: Sequence[ImageState] = ()) -> list[LedgerRow]:
+    """Return the rows, superseded ones apart, of all files under `root`; with `states` only those in one of them."""
+    return _rows(connection, and_(_under(root), Image.state.in_(states) if states else true()))
+
+
+def images_at(connection: Connection, paths: Iterable[str]) -> Iterator[LedgerRow]:
+    """Yield the rows, superseded ones apart, of the files at `paths`, in one query for 500 of them."""
+    for some in _batches(paths):
+        yield from _rows(connection, Image.path.in_(some))
+
+
+def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
+    several = list(dict.fromkeys(paths))
+    return (several[start : start + 500] for start in range(0, len(several), 500))
+
+
+def paths_of_plate(connection: Connection, plate_id: int) -> list[str]:
+    """Return the paths of a plate's images."""
+    return list(connection.execute(select(Image.path).where(Image.plate_id == plate_id).distinct()).scalars())
 
 
 def row_of(connection: Connection, image_id: int) -> LedgerRow:
@@ -103,10 +119,9 @@ def next_generation(connection: Connection, path: str, page: int) -> int:
 def generations(connection: Connection, paths: Iterable[str]) -> dict[tuple[str, int], int]:
     """Return the newest generation of every known page of the files at `paths`, in one query for 500 of them."""
     found: dict[tuple[str, int], int] = {}
-    several = list(dict.fromkeys(paths))
-    for start in range(0, len(several), 500):
+    for some in _batches(paths):
         statement = select(Image.path, Image.page, func.max(Image.generation)).group_by(Image.path, Image.page)
-        rows = connection.execute(statement.where(Image.path.in_(several[start : start + 500])))
+        rows = connection.execute(statement.where(Image.path.in_(some)))
         found |= {(path, page): generation for path, page, generation in rows}
     return found
 
@@ -122,7 +137,7 @@ def _rows(connection: Connection, where: Any) -> list[LedgerRow]:
     rows = {row.id: LedgerRow(*tuple(row)) for row in connection.execute(statement)}
     scored = select(FieldScore.image_id, FieldScore.model_id).join(Image).where(where, Image.state != "superseded")
     for image_id, model_id in connection.execute(scored):
-        rows[image_id].scored_by.add(model_id)
+        rows[image_id].scored_by |= {model_id}
     return list(rows.values())
 
 

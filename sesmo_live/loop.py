@@ -178,11 +178,11 @@ class Loop:
 
 def progress_of(intakes: list[Intake], trouble: str = "") -> Progress:
     """Return how far a run over these folders has come."""
-    counts = [intake.summary() for intake in intakes]
+    counts = [intake.files.summary() for intake in intakes]
     names = counts[0] if counts else {}
     totals = {name: sum(count[name] for count in counts) for name in names}
     trouble = trouble or "; ".join(filter(None, (intake.trouble for intake in intakes)))
-    return Progress(**totals, cells=sum(intake.cells for intake in intakes), trouble=trouble)
+    return Progress(**totals, cells=sum(intake.judge.cells for intake in intakes), trouble=trouble)
 
 
 def _halt(error: Exception) -> None:

@@ -109,7 +109,7 @@ def _serve(
             except StorePausedError as error:
                 session.wait_for_store(error)
         notify("STOPPING=1")
-        failures = tuple(failure for intake in session.intakes for failure in intake.failures())
+        failures = tuple(failure for intake in session.intakes for failure in intake.files.failures())
         return Summary(progress_of(session.intakes), time.monotonic() - began, failures)
 
 

@@ -56,10 +56,10 @@ class Vigil:
             self._rhythm(plate.plate_id, plate.name, intake.plan).arrived(timepoint, now, backlog=backlog)
         intake.arrivals.clear()
         failed, refused = self._rates.setdefault(folder, self._new_rates(folder))
-        for state, reason in intake.ended:
+        for state, reason in intake.judge.ended:
             failed.seen(state, reason)
             refused.seen(state, reason)
-        intake.ended.clear()
+        intake.judge.ended.clear()
         self._judge(connection, "share-gone", folder, intake.trouble)
         self._judge(connection, "failures", folder, failed.alarm() or "")
         self._judge(connection, "refusals", folder, refused.alarm() or "")

@@ -653,8 +653,8 @@ def test_a_listing_that_lags_behind_hands_nothing_out(tmp_path: Path, monkeypatc
     path = land(tmp_path / "a.tif", bytes(50))
     real, lag = tree_module.list_tree, [True]
 
-    def lagging(root: Path) -> Any:
-        found = real(root)
+    def lagging(root: Path, known: Any) -> Any:
+        found = real(root, known)
         return found._replace(images=[entry._replace(size=10) for entry in found.images]) if lag else found
 
     monkeypatch.setattr(folder_module, "list_tree", lagging)  # as Windows lists a file that is being written

@@ -6,28 +6,29 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from acquisition.tree import SeenFile
+from sesmo_live.ingest.files import Files
 from sesmo_live.ingest.judging import Judge
-from sesmo_live.ingest.rows import FileState, insert, new_row
+from sesmo_live.ingest.rows import insert, new_row
 
 NAMED = "named by "
 """How the reason of a file begins that another one says belongs to its set, and that is not there yet."""
 
 
-def await_companions(
-    connection: Connection, files: dict[str, FileState], judge: Judge, by: Path, expected: Iterable[Path]
-) -> None:
+def await_companions(connection: Connection, files: Files, by: Path, expected: Iterable[Path]) -> None:
     """Enter the files that the one at `by` names and that were never seen."""
-    absent = [path for path in expected if str(path) not in files]
+    several = list(expected)
+    files.recall(connection, map(str, several))
+    absent = [path for path in several if files.get(str(path)) is None]
     reason = f"{NAMED}{by.name} as part of its set, and not there yet"
     rows = insert(connection, [new_row(SeenFile(path, 0, 0), "pending", reason) for path in absent])
     for path, row in zip(absent, rows, strict=True):
-        files[str(path)] = FileState(path, {0: row})
-    judge.touch(rows)
+        files.enter(path, row)
+    files.touch(rows)
 
 
-def give_up(connection: Connection, files: dict[str, FileState], judge: Judge) -> None:
+def give_up(connection: Connection, files: Files, judge: Judge) -> None:
     """Fail the files that others named and that are not there: nobody waits for them any more."""
-    rows = [row for state in files.values() for row in state.rows.values() if row.state == "pending"]
+    rows = [row for state in files for row in state.rows.values() if row.state == "pending"]
     for row in rows:
         if row.reason.startswith(NAMED):
             judge.put(connection, [row], "failed", f"{row.reason}; copy it there")

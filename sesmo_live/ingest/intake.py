@@ -21,6 +21,7 @@ from db.ledger import LedgerRow
 from sesmo_live.errors import ImageError, IncompleteImageError, SesmoError
 from sesmo_live.ingest.choice import NOT_CHOSEN
 from sesmo_live.ingest.companions import NAMED, await_companions, give_up
+from sesmo_live.ingest.files import Files
 from sesmo_live.ingest.judging import Judge
 from sesmo_live.ingest.looking import Inspected, look_into
 from sesmo_live.ingest.patience import Patience
@@ -28,9 +29,8 @@ from sesmo_live.ingest.placing import TURN, WAITING, Page, WatchPlan, place_page
 from sesmo_live.ingest.plates import PlateBook, PlateState
 from sesmo_live.ingest.reach import device_of, is_there
 from sesmo_live.ingest.rows import FileState, change, enter_withheld, insert, is_misplaced, match_pages, new_row
-from sesmo_live.ingest.tally import counted, summary
 from sesmo_live.pipeline import Halt, Job, Outcome, Pipeline
-from sesmo_live.records import ImageFile, ImageState
+from sesmo_live.records import ImageFile
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class Intake:
         self._pipeline = pipeline
         self._post = post
         self._book = PlateBook(plan)
-        self._files: dict[str, FileState] = {}
-        self._judge = Judge(plan, self._files)
+        self.files = Files(plan.root)
+        self.judge = Judge(plan, self.files)
         self._device: int | None = None
         self._interrupted: set[Path] = set()
         self._backlog = True
@@ -70,16 +70,15 @@ class Intake:
         """Read what the ledger knows of this folder; `before` is the intake that this one goes on for."""
         if before is not None:
             self.trouble = before.trouble
-            self._judge.go_on_for(before._judge)
-        for row in ledger.known_images(connection, self.plan.root):
-            self._files.setdefault(row.path, FileState(Path(row.path))).rows[row.page] = row
+            self.judge.go_on_for(before.judge)
+        for row in self.files.load(connection, before.files if before else None):
             if row.state == "failed" and DIED in row.reason:
                 self.plan.suspects.setdefault(row.path, [])
 
     def missing(self, files: Iterable[SeenFile]) -> list[Path]:
-        """Return the known files that the first scan did not find."""
-        found = {str(file.path) for file in files}
-        return [state.path for path, state in self._files.items() if path not in found]
+        """Return the files that are not done and that the first scan did not find."""
+        found = {file.path for file in files}
+        return [state.path for state in self.files if state.path not in found]
 
     def see(self, connection: Connection, sighting: Sighting) -> None:
         """Enter new files, start settled ones, and mark those that went away unscored."""
@@ -100,15 +99,15 @@ class Intake:
         for path in sighting.gone:
             self._lose(connection, path)
         for path in self._patience.take_vouched(self.plan.root):
-            failed = [row for row in self._files[str(path)].rows.values() if row.state == "failed"]
-            self._judge.put(connection, failed, "pending", TURN)
+            if (state := self.files.get(str(path))) is not None:
+                failed = [row for row in state.rows.values() if row.state == "failed"]
+                self.judge.put(connection, failed, "pending", TURN)
             self._again(connection, path, asked=True)
         self._backlog = self._backlog and bool(sighting.new)  # what lay there is told first, then what can be read
-        self._feed()
+        self._feed(connection)
 
     def _again(self, connection: Connection, path: Path, *, asked: bool = False) -> None:
         """Start a file again, if it is as it was when it rested: one that changed is sighted anew, and rests first."""
-        state = self._files[str(path)]
         try:
             seen = sight(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -119,15 +118,17 @@ class Intake:
         except OSError:  # its folder cannot be read now: it is looked for at each scan
             self._interrupted.add(path)
         else:
-            if asked or state.tried in (None, (seen.size, seen.mtime_ns)):
+            state = self.files.get(str(path))
+            if asked or state is None or state.tried in (None, (seen.size, seen.mtime_ns)):
                 self._ready.append((seen, False))
 
     def _enter(self, connection: Connection, files: list[SeenFile]) -> None:
         """Give new files their rows, and known ones another look: names are parsed anew, failures get a chance."""
         fresh: list[FileState] = []
         values: list[dict[str, Any]] = []
+        self.files.recall(connection, [str(seen.path) for seen in files])
         for seen in files:
-            state = self._files.setdefault(str(seen.path), FileState(seen.path))
+            state = self.files.enter(seen.path)
             state.present, state.attempts, state.waits = True, 0, False
             state.named, state.plate, verdict, reason = self._book.name(connection, seen)
             place: dict[str, Any] = {}
@@ -142,44 +143,47 @@ class Intake:
                 continue
             rows = state.rows.values()
             if verdict != "pending":
-                self._judge.put(connection, [row for row in rows if row.state != "scored"], verdict, reason)
+                self.judge.put(connection, [row for row in rows if row.state != "scored"], verdict, reason)
                 continue
             again = [row for row in rows if row.state == "failed" or (row.state == "skipped" and row.well is None)]
             change(connection, again, state="pending", reason=WAITING)
             state.misplaced = is_misplaced(state, place)
         for state, row in zip(fresh, insert(connection, values), strict=True):
             state.rows[0] = row
-            self._judge.touch([row])
+            self.files.touch([row])
             if state.plate and row.timepoint is not None:
                 self.arrivals.append((state.plate, row.timepoint, self._backlog))
 
     def _lose(self, connection: Connection, path: Path) -> None:
         """Note that a file is no longer there; what was scored of it stays."""
-        state = self._files.get(str(path))
+        self.files.recall(connection, [str(path)])
+        state = self.files.get(str(path))
         if state is not None:
             state.present = False
             lost = [row for row in state.rows.values() if row.state == "pending" and not row.reason.startswith(NAMED)]
-            self._judge.put(connection, lost, "failed", WENT_AWAY)
+            self.judge.put(connection, lost, "failed", WENT_AWAY)
 
     def give_up(self, connection: Connection) -> None:
         """Fail the files that others named and that never came: nobody waits for them any more."""
-        give_up(connection, self._files, self._judge)
+        give_up(connection, self.files, self.judge)
 
     def retry_due(self, connection: Connection) -> None:
         """Start again the files whose waiting time is over."""
         for path in self._patience.take_due() if not self.trouble else ():
-            self._files[str(path)].waits = False
+            if (state := self.files.get(str(path))) is not None:
+                state.waits = False
             self._again(connection, path)
-        self._feed()
+        self._feed(connection)
 
     def retry_asked(self, connection: Connection) -> None:
         """Start again the images that somebody asked, from outside this process, to be tried again."""
         for path, page in ledger.asked_again(connection, self.plan.root):
-            state = self._files.get(path)
+            self.files.recall(connection, [path])
+            state = self.files.get(path)
             row = state.rows.get(page) if state else None
-            if state and row and row.state in ("failed", "refused", "skipped"):
+            if state and row and row.state != "scored":
                 row.state, row.reason, state.held = "pending", TURN, None
-                self._judge.touch([row])
+                self.files.touch([row])
                 self._enter(connection, [SeenFile(state.path, row.size, row.mtime_ns)])
                 self._again(connection, state.path, asked=True)
 
@@ -193,19 +197,20 @@ class Intake:
         """Say whether files are handed out or wait to be."""
         return bool(self._under_way or self._ready or self._late)
 
-    def _feed(self) -> None:
+    def _feed(self, connection: Connection) -> None:
         while self._ready and self._under_way < FILES_UNDER_WAY and not self.trouble:
-            self._start(*self._ready.popleft())
+            self._start(connection, *self._ready.popleft())
         if self._late and not (self._under_way or self._ready or self.trouble):
-            self._start(*self._late.popleft())
+            self._start(connection, *self._late.popleft())
 
-    def _start(self, seen: SeenFile, growing: bool) -> None:
+    def _start(self, connection: Connection, seen: SeenFile, growing: bool) -> None:
         """Have a settled or growing file inspected, unless all of it is done already."""
-        state = self._files[str(seen.path)]
+        state = self.files.get(str(seen.path)) or self._recalled(connection, seen)
         if state.under_way:
             state.again = state.again if growing else seen
             return
         if state.named is None or self._finished(state, seen):
+            self.files.rest(state)
             return
         state.tried = state.tried if growing else (seen.size, seen.mtime_ns)
         believed = self.plan.options.black_edges and self._patience.was_held(state, seen)
@@ -217,7 +222,14 @@ class Intake:
         self._under_way += 1
         self._pipeline.call(task)
 
-    def _back(self, state: FileState) -> None:
+    def _recalled(self, connection: Connection, seen: SeenFile) -> FileState:
+        """Return a file that was at rest, with what its name says."""
+        self.files.recall(connection, [str(seen.path)])
+        state = self.files.enter(seen.path)
+        state.named, state.plate, _, _ = self._book.name(connection, seen)
+        return state
+
+    def _back(self, connection: Connection, state: FileState) -> None:
         """Note that something handed out is back; start the file again if it was sighted anew meanwhile."""
         state.under_way -= 1
         if state.under_way == 0:
@@ -226,7 +238,8 @@ class Intake:
             if state.again is not None:
                 self._ready.appendleft((state.again, False))
                 state.again = None
-            self._feed()
+            self.files.rest(state)
+            self._feed(connection)
 
     def _finished(self, state: FileState, seen: SeenFile) -> bool:
         unchanged = all((row.size, row.mtime_ns) == (seen.size, seen.mtime_ns) for row in state.rows.values())
@@ -246,27 +259,28 @@ class Intake:
         """Fail the file that nobody foresaw; its rows are as they were before."""
         file = back.job.file if isinstance(back, Outcome) else back.file
         log.error("%s", file.path, exc_info=error)
-        state = self._files[str(file.path)]
-        state.rows = {row.page: row for row in ledger.known_images(connection, file.path)}
+        state = self.files[str(file.path)]
+        state.rows = {row.page: row for row in ledger.images_at(connection, [str(file.path)])}
         rows = [row for row in state.rows.values() if row.state != "scored"]
-        self._judge.put(connection, rows, "failed", surprise(file.path, error))
-        self._back(state)
+        self.judge.put(connection, rows, "failed", surprise(file.path, error))
+        self._back(connection, state)
 
     def committed(self) -> None:
         """Note that all that was written is kept."""
-        self._judge.committed()
+        self.judge.committed()
+        self.files.committed()
 
     def _inspected(self, connection: Connection, found: Inspected) -> None:
         """Place the pages of a file, enter those that are new, and hand the chosen ones to the pipeline."""
-        state = self._files[str(found.file.path)]
+        state = self.files[str(found.file.path)]
         if found.pages:
             self._take_up(connection, state, found)
         if found.error is not None:
             released = {info.page for info in found.pages}
-            self._judge.touch(enter_withheld(connection, state, found.file, released))
+            self.files.touch(enter_withheld(connection, state, found.file, released))
             rows = [row for row in state.rows.values() if row.page not in released]
             self._trouble(connection, state, rows, found.file, found.error)
-        self._back(state)
+        self._back(connection, state)
 
     def _take_up(self, connection: Connection, state: FileState, found: Inspected) -> None:
         plate, named, seen = state.plate, state.named, found.file
@@ -278,13 +292,13 @@ class Intake:
             self._trouble(connection, state, list(state.rows.values()), seen, error)
             return
         entered, lost = match_pages(connection, state, plate.plate_id, seen, pages)
-        self._judge.touch(entered)
+        self.files.touch(entered)
         self.arrivals.extend((plate, row.timepoint or 0, self._backlog) for row in entered)
         if found.whole:
             state.forget(lost)
-            self._judge.put(connection, lost, "superseded", f"the file was changed and has {len(pages)} pages now")
+            self.judge.put(connection, lost, "superseded", f"the file was changed and has {len(pages)} pages now")
         expected = [path for path in found.companions if path.is_relative_to(self.plan.root)]
-        await_companions(connection, self._files, self._judge, state.path, expected)
+        await_companions(connection, self.files, state.path, expected)
         if all(page.acquired_from == "file" for page in pages):
             self._book.doubt_times(plate)
         if self._book.choose(connection, plate, [(p.site.channel, p.channel_label, p.site.z) for p in pages]):
@@ -297,7 +311,7 @@ class Intake:
         seen = found.file
         reason = state.plate.not_chosen(row.channel, row.z) if state.plate else ""
         if reason:
-            self._judge.put(connection, [row], "skipped", reason)
+            self.judge.put(connection, [row], "skipped", reason)
             change(connection, [row], size=seen.size, mtime_ns=seen.mtime_ns)
             return
         if not found.whole and row.state == "scored":  # looked at again when the file rests
@@ -316,29 +330,31 @@ class Intake:
 
     def _change_sides(self, connection: Connection, plate: PlateState) -> None:
         """Let go images of a channel that was scored until a better one turned up, and take up the others."""
-        for state in self._files.values():
+        self.files.recall_plate(connection, plate.plate_id)
+        for state in list(self.files):
             for row in state.rows.values():
                 if row.plate_id != plate.plate_id or not state.present:
                     continue
                 reason = plate.not_chosen(row.channel, row.z)
                 if row.state == "scored" and reason:
-                    self._judge.put(connection, [row], "skipped", reason)
+                    self.judge.put(connection, [row], "skipped", reason)
                 elif row.state == "skipped" and row.reason.startswith(NOT_CHOSEN) and not reason:
-                    self._judge.put(connection, [row], "pending", TURN)
+                    self.judge.put(connection, [row], "pending", TURN)
                     self._ready.append((SeenFile(state.path, row.size, row.mtime_ns), False))
+            self.files.rest(state)
 
     def _finish(self, connection: Connection, outcome: Outcome) -> None:
         """Write what became of one image: scores, cells and state in the caller's one transaction."""
         file = outcome.job.file
-        state = self._files[str(file.path)]
+        state = self.files[str(file.path)]
         row = state.rows.get(file.page)
         if row is not None and row.image_id == outcome.job.image_id:
             if outcome.prepared is not None and outcome.scores is not None:
-                self._judge.record(connection, state, row, outcome.prepared, outcome.scores)
+                self.judge.record(connection, state, row, outcome.prepared, outcome.scores)
             elif outcome.error is not None:
                 seen = SeenFile(file.path, file.size, file.mtime_ns)
                 self._trouble(connection, state, [row], seen, outcome.error)
-        self._back(state)
+        self._back(connection, state)
 
     def _trouble(
         self,
@@ -366,7 +382,7 @@ class Intake:
         if not rows:  # all that was there is scored; that something is missing must be told all the same
             rows = insert(connection, [new_row(seen, "pending", TURN, {"page": max(state.rows, default=-1) + 1})])
             state.rows[rows[0].page] = rows[0]
-        self._judge.put(connection, rows, "failed", str(error))
+        self.judge.put(connection, rows, "failed", str(error))
         change(connection, rows, size=seen.size, mtime_ns=seen.mtime_ns)
 
     def _away(self) -> bool:
@@ -379,21 +395,3 @@ class Intake:
                     Halt(SesmoError(f"{self.plan.root} went away; bring it back and run the same command again"))
                 )
         return away
-
-    @property
-    def ended(self) -> list[tuple[ImageState, str]]:
-        """States and reasons that images came to since somebody took them."""
-        return self._judge.ended
-
-    @property
-    def cells(self) -> int:
-        """Cells scored in this run."""
-        return self._judge.cells
-
-    def summary(self) -> dict[str, int]:
-        """Return how many of the folder's images this run scored, refused, failed, skipped or left unchanged."""
-        return summary(self._files.values(), self._judge.touched)
-
-    def failures(self) -> list[tuple[str, str]]:
-        """Return (path, reason) of every failed image of the folder."""
-        return [(r.path, r.reason) for r in counted(self._files.values(), self._judge.touched) if r.state == "failed"]

@@ -11,6 +11,7 @@ from acquisition.tree import SeenFile
 from db import ledger, scores
 from db.engine import utc_now
 from db.ledger import LedgerRow
+from sesmo_live.ingest.files import Files
 from sesmo_live.ingest.placing import TURN, Page, WatchPlan, moment_of
 from sesmo_live.ingest.reach import is_there
 from sesmo_live.ingest.rows import PLACE, FileState, change, insert, measured, new_row, place_of
@@ -26,39 +27,28 @@ log = logging.getLogger(__name__)
 class Judge:
     """Writes scores, cells and state of one watched folder's images, each once for a site and a model."""
 
-    def __init__(self, plan: WatchPlan, files: dict[str, FileState]) -> None:
+    def __init__(self, plan: WatchPlan, files: Files) -> None:
         self._plan = plan
         self._files = files
         self.cells = 0
         """Cells scored so far."""
-        self.touched: set[int] = set()
-        """Ledger rows that were written so far."""
         self._cells_kept = 0
-        self._fresh: set[int] = set()
         self.ended: list[tuple[ImageState, str]] = []
         """States and reasons that images came to since somebody took them."""
-
-    def touch(self, rows: Iterable[LedgerRow]) -> None:
-        """Note that rows were written."""
-        new = {row.image_id for row in rows} - self.touched
-        self.touched |= new
-        self._fresh |= new
 
     def committed(self) -> None:
         """Note that all that was written is kept."""
         self._cells_kept = self.cells
-        self._fresh.clear()
 
     def go_on_for(self, before: "Judge") -> None:
-        """Take over the counts of an earlier judge, without what it wrote in a transaction that was not kept."""
+        """Take over the count of an earlier judge, without what it wrote in a transaction that was not kept."""
         self.cells = self._cells_kept = before._cells_kept
-        self.touched = before.touched - before._fresh
 
     def put(self, connection: Connection, rows: Iterable[LedgerRow], state: ImageState, reason: str) -> None:
         """Put rows into a state, with its reason in words."""
         different = [row for row in rows if (row.state, row.reason) != (state, reason)]
         change(connection, different, state=state, reason=reason)
-        self.touch(different)
+        self._files.touch(different)
         self.ended += [(state, reason) for _ in different if state in ("failed", "refused")]
 
     def record(
@@ -85,8 +75,8 @@ class Judge:
         model_key = self._plan.model_key
         if model_key not in row.scored_by:
             scores.save_scores(connection, row.image_id, model_key, found, self._plan.threshold, prepared.quality)
-            row.scored_by.add(model_key)
-            self.touch([row])
+            row.scored_by |= {model_key}
+            self._files.touch([row])
             self.cells += len(found.values)
             self.ended.append(("scored", ""))
         state.attempts = 0
@@ -105,6 +95,7 @@ class Judge:
         return row
 
     def _adopt(self, connection: Connection, state: FileState, row: LedgerRow, old_id: int, old_path: str) -> LedgerRow:
+        self._files.recall(connection, [old_path])
         ledger.adopt(connection, row.image_id, old_id, str(state.path))
         old = self._files.get(old_path)
         if old is not None:
@@ -125,10 +116,11 @@ class Judge:
             remedy = "remove one and run again, or give this plate another name"
             self.put(connection, [row], "failed", f"a second image for the place of {path}; {remedy}")
             return False
+        self._files.recall(connection, [path])
         (old,) = owners = [ledger.row_of(connection, owner_id)]
         self._supersede(connection, owners, f"its file is gone and {row.path} took its place")
-        if path in self._files:
-            self._files[path].rows.pop(old.page, None)
+        if (state := self._files.get(path)) is not None:
+            state.rows.pop(old.page, None)
         return True
 
     def _supersede(self, connection: Connection, rows: list[LedgerRow], reason: str) -> None:

@@ -46,6 +46,12 @@ class FileState:
     pages: dict[int, Page] = field(default_factory=dict)
     """Where its pages belong, while they are under way."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Say whether something is to be done with it, apart from what its rows say."""
+        waits = self.waits or self.held is not None or self.misplaced
+        return waits or self.under_way > 0 or self.again is not None
+
     def forget(self, lost: Iterable[LedgerRow]) -> None:
         """Drop rows whose page is gone."""
         for row in lost:
