@@ -23,7 +23,7 @@ STEP = 0.25
 """Spread, in grey levels, below which an image shows nothing but the rounding of its camera."""
 
 _BACKGROUND_SHARE = 1 / 3
-_WIDTHS = (16, 32, 64)
+_WIDTHS = (16, 32, 80)
 _BODY = 3
 
 RunHeatmap = Callable[[Map], Map]

@@ -26,7 +26,7 @@ from models.matching import Detection, Match, match_in_masks, summarize
 from sesmo_live.records import Pixels
 
 SEED, FOLDS = 20_261_123, 4
-BASE_STEPS, STEPS = 2000, 1500
+BASE_STEPS, STEPS = 2500, 3000
 """Steps without phase contrast, from which each detector that sees some goes on for so many more."""
 THRESHOLDS = tuple(k / 100 for k in range(16, 62, 3))
 """Chances from which a peak may count as a cell."""
@@ -217,9 +217,9 @@ def make(data: Path, out: Path) -> DetectorPassport:
     phase, film = phase_fields(data), film_fields(data)
     virtual = list(virtual_fields(VIRTUAL, SEED))
     base = train_on([*film, *virtual], runs / "without phase.npz", steps=BASE_STEPS)
+    threshold, results = cross_validate(phase, [*film, *virtual], base, runs)
     weights = train_on([*phase, *film, *virtual], runs / "all.npz", start=base)
     without_film = train_on([*phase, *virtual], runs / "without quantitative.npz")
-    threshold, results = cross_validate(phase, [*film, *virtual], base, runs)
     metrics: dict[str, Any] = {
         "T98G phase contrast, fields not trained on": _figures(results),
         "T98G phase contrast, never trained on": _figures(on_unseen(phase, base, threshold)),
