@@ -8,8 +8,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from models.centres import crop_cells_at, find_centres
 from models.convert import counts_of, interpolate, percentile_of_counts
-from sesmo_live.errors import ImageError, UsageError
+from models.detector_passport import DEFAULT_DETECTOR, find_detector, load_detector, read_detector_passport
+from sesmo_live.errors import ImageError, ModelError, UsageError
 
 Cropper = Callable[..., tuple[NDArray[np.uint8], NDArray[np.float64]]]
 """Takes an image (uint8, height by width) and settings by keyword; returns crops and centres (x, y in px)."""
@@ -77,7 +79,43 @@ def shows_bright_cells(image: NDArray[np.uint8]) -> bool:
     return bright - middle > BRIGHT_TAIL * max(middle - dark, 1.0)
 
 
-CROPPERS: dict[str, Cropper] = {"deep-sesmo": crop_cells, "deep-sesmo-either": crop_dark_or_bright_cells}
+def crop_at_centres(
+    image: NDArray[np.uint8],
+    *,
+    cell_diameter_px: float | None = None,
+    detector: str = DEFAULT_DETECTOR,
+    detector_sha256: str = "",
+    crop_px: int = 50,
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Cut a square around each cell that a detector finds, the surest first; cells on the rim are left out.
+
+    `cell_diameter_px` is the diameter of a typical cell; None guesses it for each image. `detector` is a detector's
+    folder or name, or `texture` for none. With `detector_sha256` in a model's passport, another detector of the same
+    name is refused, as its crops are not those that the model was trained on. Raises ImageError, UsageError and
+    ModelError.
+    """
+    _check(image, 0, 0, crop_px)
+    if min(image.shape) < crop_px:
+        return np.empty((0, crop_px, crop_px), np.uint8), np.empty((0, 2))
+    model = None
+    if detector != TEXTURE:
+        folder = find_detector(detector)
+        if detector_sha256 and read_detector_passport(folder).weights_sha256 != detector_sha256:
+            raise ModelError(f"detector {detector} is not the one this model was made with; install that one")
+        model = load_detector(folder)
+    found = find_centres(image, cell_diameter_px=cell_diameter_px, model=model)
+    crops, centres = crop_cells_at(image, found.xy, crop_px)
+    return crops.astype(np.uint8, copy=False), centres
+
+
+TEXTURE = "texture"
+"""The name of the detector that needs no network."""
+
+CROPPERS: dict[str, Cropper] = {
+    "deep-sesmo": crop_cells,
+    "deep-sesmo-either": crop_dark_or_bright_cells,
+    "centres": crop_at_centres,
+}
 """Croppers by the name that passports and the command line use."""
 
 

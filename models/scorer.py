@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import start_keras, without_chatter
+from models.calibration import calibrate_rest, check_calibration
 from models.network import Weights, build_scoring_network
 from models.passport import read_passport, read_weights
 from sesmo_live.errors import ImageError
@@ -28,10 +30,17 @@ class Scorer:
         """
         self.passport = read_passport(folder)
         weights = read_weights(folder, self.passport)
+        calibration = self.passport.calibration
+        check_calibration(calibration)
         start_keras(threads)
-        temperature = float(self.passport.calibration.get("temperature", 1.0))
         self._chunk = chunk
-        self._score_chunk = compile_network(self.passport.network, self.passport.input_px, weights, temperature)
+        self._score_chunk = compile_network(
+            self.passport.network,
+            self.passport.input_px,
+            weights,
+            float(calibration.get("temperature", 1.0)),
+            float(calibration.get("bias", 0.0)),
+        )
 
     def score(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return P(senescent) of each crop, float32 N, with the passport's calibration applied.
@@ -45,7 +54,7 @@ class Scorer:
                 f"crops of {crops.dtype} with shape {crops.shape} cannot be scored by model {self.passport.name}; "
                 f"give uint8 N×{size}×{size}"
             )
-        return score_in_chunks(self._score_chunk, crops, self._chunk)
+        return calibrate_rest(score_in_chunks(self._score_chunk, crops, self._chunk), self.passport.calibration)
 
 
 def score_in_chunks(score_chunk: ScoreChunk, crops: NDArray[np.uint8], chunk: int) -> NDArray[np.float32]:
@@ -56,18 +65,24 @@ def score_in_chunks(score_chunk: ScoreChunk, crops: NDArray[np.uint8], chunk: in
     return scores
 
 
-def compile_network(name: str, input_px: int, weights: Weights, temperature: float = 1.0) -> ScoreChunk:
+def compile_network(
+    name: str, input_px: int, weights: Weights, temperature: float = 1.0, bias: float = 0.0
+) -> ScoreChunk:
     """Return a function, traced once for any number of crops, that scores with `weights`.
 
-    The softmax of the logits divided by `temperature` is the calibrated probability (Guo et al., ICML 2017).
+    The softmax of the logits divided by `temperature` is the calibrated probability (Guo et al., ICML 2017); `bias`
+    is added to their difference.
     """
     model = build_scoring_network(name, input_px, weights)
+    if start_keras().backend.backend() != "tensorflow":
+        return _on_another_backend(model, temperature, bias)
     import tensorflow as tf
 
     @tf.function(input_signature=[tf.TensorSpec((None, input_px, input_px), tf.uint8)], autograph=False)  # type: ignore[untyped-decorator]
     def score(crops: tf.Tensor) -> tf.Tensor:
         logits = model(tf.cast(crops, tf.float32)[..., None], training=False)
-        return tf.sigmoid((logits[:, 1] - logits[:, 0]) / temperature)
+        margin = (logits[:, 1] - logits[:, 0]) / temperature
+        return tf.sigmoid(margin + bias if bias else margin)
 
     def score_chunk(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         blanks = np.zeros((-len(crops) % _BATCH_STEP, input_px, input_px), np.uint8)
@@ -76,4 +91,18 @@ def compile_network(name: str, input_px: int, weights: Weights, temperature: flo
 
     with without_chatter():
         score_chunk(np.zeros((1, input_px, input_px), np.uint8))
+    return score_chunk
+
+
+def _on_another_backend(model: Any, temperature: float, bias: float) -> ScoreChunk:
+    """Return the same on JAX or PyTorch, which trace anew for every size: batches are filled up to powers of two."""
+
+    def score_chunk(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        size = max(_BATCH_STEP, 1 << (len(crops) - 1).bit_length())
+        batch = np.zeros((size, *crops.shape[1:], 1), np.float32)
+        batch[: len(crops), ..., 0] = crops
+        logits = np.asarray(model.predict_on_batch(batch), np.float64)[: len(crops)]
+        margin = (logits[:, 1] - logits[:, 0]) / temperature + bias
+        return np.exp(-np.logaddexp(0, -margin)).astype(np.float32)
+
     return score_chunk

@@ -1,182 +1,246 @@
-"""Train a network on labelled crops: the original study's recipe, split by group and never by cell."""
+"""Train a network on labelled crops: the original study's recipe and our quicker one, resumable epoch by epoch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.augment import AUGMENTATIONS, augment
 from models.backend import start_keras
-from models.metrics import grouped_auc
-from models.network import build_network, get_weights
-from models.scorer import compile_network, score_in_chunks
+from models.metrics import area_under_roc, log_loss
+from models.network import NETWORKS, build_network, get_weights
 from sesmo_live.errors import UsageError
 
-LEARNING_RATE = 0.032
 CLIP_NORM = 1.0
 """Largest norm of all gradients together, as Keras 2 understood `clipnorm`; Keras 3 calls it `global_clipnorm`."""
 
-SHIFT = 0.2
-"""Largest shift of an augmented crop, as a share of its side."""
-GAIN = 1.25
-"""Largest contrast gain of an augmented crop, and its inverse the smallest: microscopes differ."""
-OFFSET = 20.0
-"""Largest brightness offset of an augmented crop, in grey levels."""
+WARM_UP = 0.05
+"""Share of the steps in which a cosine schedule rises to its learning rate."""
+
+_CHUNK = 256
 
 Progress = Callable[[int, Mapping[str, float]], None]
 """Called after each epoch, counted from 1, with its loss and accuracy, trained and held out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """What training gives: weights, one history entry per epoch, and the cells held out with their P(senescent).
+class Recipe:
+    """How a network is trained. `patience`: stop after so many epochs without a lower held-out loss, None for never.
 
-    `held_out` indexes the crops; `labels`, `probabilities` and `groups` are theirs. `auc_low` and `auc_high` are the
-    95 % interval over groups, None where there are too few.
+    An epoch passes over the crops as often as `least_steps` needs: few crops would make too few steps.
+
+    With `keep_best` the weights of the epoch with the lowest held-out loss are kept, else those of the last. With
+    `cosine` the learning rate falls to zero along a cosine (Loshchilov and Hutter, ICLR 2017).
     """
+
+    network: str = "compact"
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = 0.002
+    weight_decay: float = 0.02
+    cosine: bool = True
+    batch: int = 64
+    epochs: int = 60
+    patience: int | None = 20
+    keep_best: bool = True
+    least_steps: int = 20
+    augmentation: str = "transfer"
+
+
+RECIPES = {
+    "compact": Recipe(),
+    "deep-sesmo": Recipe("deep-sesmo", "sgd", 0.032, 0.0, False, 128, 100, None, False, 1),
+}
+"""The recipe of each network; that of `deep-sesmo` is of Kusumoto et al., Nat Commun 12:257 (2021)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training gives: the weights kept, one history entry per epoch, and the epoch (from 1) they are of."""
 
     weights: dict[str, NDArray[np.float32]]
     history: list[dict[str, float]]
-    held_out: NDArray[np.intp]
-    labels: NDArray[np.int_]
-    probabilities: NDArray[np.float32]
-    groups: list[str]
-    auc: float
-    auc_low: float | None
-    auc_high: float | None
-    n_trained: int
+    best_epoch: int
 
 
 def train_network(
     crops: NDArray[np.uint8],
     labels: NDArray[np.int_],
-    groups: Sequence[str],
+    held_out: NDArray[np.bool_],
+    recipe: Recipe,
     *,
-    network: str = "deep-sesmo",
-    epochs: int = 100,
-    batch: int = 128,
     seed: int = 0,
-    held_out: float = 0.2,
-    cosine: bool = False,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> Trained:
-    """Train `network` on grey crops (uint8 N×H×H) labelled 0 healthy, 1 senescent, and score the groups held out.
+    """Train on grey crops (uint8 N×H×H) labelled 0 healthy, 1 senescent, and watch the loss of those held out.
 
-    `groups` names for each crop what it shares with others (plate, well or field); about `held_out` of the groups
-    of each class are kept from training and scored once, unaugmented, after the last epoch. The same seed gives the
-    same split and the same draws; it is set for the whole process. Raises UsageError for data that cannot be split
-    or do not match. With `cosine` the learning rate falls to zero along a cosine (Loshchilov and Hutter, ICLR 2017),
-    so that the last epoch is a quiet one. Recipe: Kusumoto et al., Nat Commun 12:257 (2021), with gain and offset
-    jitter added.
+    Held-out crops are never augmented. The same seed gives the same draws; it is set for the whole process. After
+    each epoch the whole state is written to `checkpoint`, from which the same call goes on to the same result.
+    Raises UsageError for data that do not match, an unknown recipe, and a checkpoint of another training.
     """
-    _check(crops, labels, groups, epochs, batch)
-    tested = split_by_group(labels, groups, held_out, seed)
+    _check(crops, labels, held_out, recipe)
     keras = start_keras()
     keras.utils.set_random_seed(seed)
-    model = build_network(network, crops.shape[1])
-    steps = epochs * -(-int((~tested).sum()) // batch)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps) if cosine else LEARNING_RATE
-    optimizer = keras.optimizers.SGD(rate, global_clipnorm=CLIP_NORM)
+    model = build_network(recipe.network, crops.shape[1])
+    seen, seen_labels, unseen, unseen_labels = crops[~held_out], labels[~held_out], crops[held_out], labels[held_out]
+    batch = min(recipe.batch, len(seen))
+    steps = -(-len(seen) // batch)
+    passes = max(1, -(-recipe.least_steps // steps))
+    optimizer = _optimizer(recipe, recipe.epochs * passes * steps)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    history = []
-    rng = np.random.default_rng(seed)
-    seen, seen_labels, unseen, unseen_labels = crops[~tested], labels[~tested], crops[tested], labels[tested]
-    for epoch in range(1, epochs + 1):
-        figures = _train_epoch(model, _batches(seen, seen_labels, batch, rng))
-        check = model.evaluate(unseen[..., None], unseen_labels, batch, verbose=0, return_dict=True)
-        history.append({**figures, **{f"held_out_{name}": float(value) for name, value in check.items()}})
+    optimizer.build(model.trainable_variables)
+    state = _State(model, recipe, checkpoint, _fingerprint(crops, labels, held_out, recipe, seed))
+    while not state.done():
+        rng = np.random.default_rng([seed, len(state.history)])
+        figures = _train_epoch(model, _batches(seen, seen_labels, batch, passes, rng, recipe.augmentation))
+        state.add({**figures, **_check_epoch(model, unseen, unseen_labels)})
         if progress is not None:
-            progress(epoch, history[-1])
-    weights = get_weights(model)
-    probabilities = score_in_chunks(compile_network(network, crops.shape[1], weights), unseen, 128)
-    left_out = [str(group) for group, out in zip(groups, tested, strict=True) if out]
-    auc, low, high = grouped_auc(unseen_labels, probabilities, left_out, seed)
-    return Trained(
-        weights,
-        history,
-        np.flatnonzero(tested),
-        unseen_labels,
-        probabilities,
-        left_out,
-        auc,
-        low,
-        high,
-        n_trained=len(seen),
-    )
+            progress(len(state.history), state.history[-1])
+    return Trained(state.best, state.history, state.best_epoch)
 
 
-def split_by_group(labels: NDArray[np.int_], groups: Sequence[str], held_out: float, seed: int) -> NDArray[np.bool_]:
-    """Return which cells are held out: about the share `held_out` of the groups, whole, of each mixture of labels.
+class _State:
+    """A training under way: its model, history and best weights, on disk after each epoch."""
 
-    Raises UsageError where a class would be missing on one side.
-    """
-    names, group = np.unique(np.asarray(groups, str), return_inverse=True)
-    has = np.stack([np.bincount(group, labels == label, minlength=len(names)) > 0 for label in (0, 1)])
-    rng = np.random.default_rng(seed)
-    taken = np.zeros(len(names), np.bool_)
-    for mixture in ((True, False), (False, True), (True, True)):
-        alike = np.flatnonzero((has == np.array(mixture)[:, None]).all(axis=0))
-        if len(alike) > 1:
-            n_taken = min(max(1, round(held_out * len(alike))), len(alike) - 1)
-            taken[rng.permutation(alike)[:n_taken]] = True
-    tested = taken[group]
-    for side in (tested, ~tested):
-        if len(np.unique(labels[side])) < 2:
+    def __init__(self, model: Any, recipe: Recipe, path: Path | None, fingerprint: str) -> None:
+        self._model, self._recipe, self._path, self._fingerprint = model, recipe, path, fingerprint
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, NDArray[np.float32]] = {}
+        self.best_epoch = 0
+        if path is not None and path.exists():
+            self._load(path)
+
+    def done(self) -> bool:
+        """Say whether all epochs are over or patience is."""
+        patience = self._recipe.patience
+        waited = len(self.history) - self.best_epoch
+        return len(self.history) >= self._recipe.epochs or (patience is not None and waited >= patience)
+
+    def add(self, figures: dict[str, float]) -> None:
+        """Take an epoch's figures, keep its weights if they are the best, and write the checkpoint."""
+        losses = [entry["held_out_loss"] for entry in self.history]
+        self.history.append(figures)
+        if not self._recipe.keep_best or not losses or figures["held_out_loss"] < min(losses):
+            self.best, self.best_epoch = get_weights(self._model), len(self.history)
+        if self._path is not None:
+            self._save(self._path)
+
+    def _variables(self) -> dict[str, Any]:
+        variables = [*self._model.variables, *self._model.optimizer.variables]
+        return {f"v{number}": variable for number, variable in enumerate(variables)}
+
+    def _save(self, path: Path) -> None:
+        note = {"fingerprint": self._fingerprint, "history": self.history, "best_epoch": self.best_epoch}
+        to_numpy = start_keras().ops.convert_to_numpy
+        arrays = {name: np.asarray(to_numpy(variable)) for name, variable in self._variables().items()}
+        best = {f"best {name}": array for name, array in self.best.items()}
+        blob = io.BytesIO()
+        np.savez(blob, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays, **best)  # type: ignore[arg-type]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(blob.getvalue())
+        part.replace(path)
+
+    def _load(self, path: Path) -> None:
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            note = json.loads(arrays.pop("note").tobytes())
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise UsageError(f"{path} is no whole checkpoint ({error}); delete it to train from the start") from error
+        if note.get("fingerprint") != self._fingerprint:
             raise UsageError(
-                "healthy and senescent cells must each come from at least two groups (plates, wells or fields), "
-                "one to train on and one to hold out; add images or name finer groups"
+                f"{path} is of a training with other cells or settings; delete it, or give another folder with --out"
             )
-    return np.asarray(tested, np.bool_)
+        for name, variable in self._variables().items():
+            variable.assign(arrays[name])
+        self.history, self.best_epoch = note["history"], note["best_epoch"]
+        self.best = {name.removeprefix("best "): array for name, array in arrays.items() if name.startswith("best ")}
 
 
-def augment(crops: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return each crop (uint8 N×H×H) turned, shifted and perhaps mirrored, edges repeated, contrast a little off."""
-    n, size, _ = crops.shape
-    angles, mirrors = rng.uniform(0, 2 * np.pi, n), rng.choice([-1.0, 1.0], n)
-    cosines, sines = np.cos(angles), np.sin(angles)
-    turns = np.stack([cosines * mirrors, -sines, sines * mirrors, cosines], axis=1).reshape(n, 2, 2)
-    centre = np.full(2, (size - 1) / 2)
-    shifts = centre - turns @ centre + rng.uniform(-SHIFT * size, SHIFT * size, (n, 2))
-    moved = np.empty_like(crops)
-    for crop, turn, shift, out in zip(crops, turns, shifts, moved, strict=True):
-        cv2.warpAffine(crop, np.column_stack([turn, shift]), (size, size), out, borderMode=cv2.BORDER_REPLICATE)
-    gains = np.exp(rng.uniform(-np.log(GAIN), np.log(GAIN), (n, 1, 1)))
-    offsets = rng.uniform(-OFFSET, OFFSET, (n, 1, 1))
-    jittered = (moved - np.float32(127.5)) * np.float32(gains) + np.float32(127.5 + offsets)
-    return np.asarray(np.clip(jittered, 0, 255), np.uint8)
+def _optimizer(recipe: Recipe, steps: int) -> Any:
+    optimizers = start_keras().optimizers
+    rate: Any = recipe.learning_rate
+    if recipe.cosine:
+        warm = max(1, round(WARM_UP * steps))
+        rate = optimizers.schedules.CosineDecay(
+            0.01 * recipe.learning_rate, max(1, steps - warm), warmup_target=recipe.learning_rate, warmup_steps=warm
+        )
+    if recipe.optimizer == "sgd":
+        return optimizers.SGD(rate, weight_decay=recipe.weight_decay or None, global_clipnorm=CLIP_NORM)
+    return optimizers.AdamW(rate, weight_decay=recipe.weight_decay, global_clipnorm=CLIP_NORM)
 
 
 def _batches(
-    crops: NDArray[np.uint8], labels: NDArray[np.int_], batch: int, rng: np.random.Generator
+    crops: NDArray[np.uint8],
+    labels: NDArray[np.int_],
+    batch: int,
+    passes: int,
+    rng: np.random.Generator,
+    augmentation: str,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int_]]]:
-    """Yield all crops once in random order, augmented, as N×H×H×1 with their labels."""
-    order = rng.permutation(len(crops))
-    for start in range(0, len(crops), batch):
-        chosen = order[start : start + batch]
-        yield augment(crops[chosen], rng)[..., None], labels[chosen]
+    """Yield all crops in random order, augmented, as N×H×H×1 with their labels; the last batch is filled up."""
+    for _ in range(passes):
+        order = rng.permutation(len(crops))
+        order = np.concatenate([order, order[: -len(order) % batch]])
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            yield augment(crops[chosen], rng, AUGMENTATIONS[augmentation])[..., None], labels[chosen]
 
 
 def _train_epoch(model: Any, batches: Iterator[tuple[NDArray[np.uint8], NDArray[np.int_]]]) -> dict[str, float]:
-    """Train on all batches and return the means over their cells; Keras itself reports each batch alone."""
-    sums: dict[str, float] = {}
-    cells = 0
-    for crops, labels in batches:
-        cells += len(crops)
-        for name, value in model.train_on_batch(crops, labels, return_dict=True).items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(crops)
-    return {name: total / cells for name, total in sums.items()}
+    """Train on all batches and return the means over them; Keras itself reports each batch alone."""
+    rows = [model.train_on_batch(crops, labels, return_dict=True) for crops, labels in batches]
+    return {name: float(np.mean([float(row[name]) for row in rows])) for name in rows[0]}
 
 
-def _check(crops: NDArray[np.uint8], labels: NDArray[np.int_], groups: Sequence[str], epochs: int, batch: int) -> None:
+def _check_epoch(model: Any, crops: NDArray[np.uint8], labels: NDArray[np.int_]) -> dict[str, float]:
+    parts = [crops[start : start + _CHUNK] for start in range(0, len(crops), _CHUNK)]
+    scores = np.concatenate([np.asarray(model.predict_on_batch(part[..., None]))[:, 1] for part in parts])
+    return {
+        "held_out_loss": log_loss(labels, scores),
+        "held_out_accuracy": float(((scores >= 0.5) == labels).mean()),
+        "held_out_auc": area_under_roc(labels, scores),
+    }
+
+
+def _fingerprint(
+    crops: NDArray[np.uint8], labels: NDArray[np.int_], held_out: NDArray[np.bool_], recipe: Recipe, seed: int
+) -> str:
+    digest = hashlib.sha256(json.dumps([dataclasses.asdict(recipe), seed, crops.shape]).encode())
+    for array in (crops, labels.astype(np.uint8), held_out):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _check(crops: NDArray[np.uint8], labels: NDArray[np.int_], held_out: NDArray[np.bool_], recipe: Recipe) -> None:
     if crops.dtype != np.uint8 or crops.ndim != 3 or crops.shape[1] != crops.shape[2]:
         raise UsageError(f"crops of {crops.dtype} with shape {crops.shape} cannot be trained on; give uint8 N×H×H")
-    if not len(crops) == len(labels) == len(groups):
-        raise UsageError(f"{len(crops)} crops have {len(labels)} labels and {len(groups)} groups; give one each")
-    if set(np.unique(labels).tolist()) != {0, 1}:
+    if not len(crops) == len(labels) == len(held_out):
+        raise UsageError(f"{len(crops)} crops have {len(labels)} labels and {len(held_out)} places; give one each")
+    if any(set(np.unique(labels[side]).tolist()) != {0, 1} for side in (held_out, ~held_out)):
         raise UsageError(
-            "training needs both healthy (0) and senescent (1) cells and no other label; check the folders"
+            "training needs both healthy (0) and senescent (1) cells and no other label, to train on and to hold out; "
+            "check the folders"
         )
-    if epochs < 1 or batch < 1:
-        raise UsageError(f"epochs {epochs} and batch {batch} must be at least 1")
+    for name, value, known in (
+        ("network", recipe.network, NETWORKS),
+        ("optimizer", recipe.optimizer, ("sgd", "adamw")),
+        ("augmentation", recipe.augmentation, AUGMENTATIONS),
+    ):
+        if value not in known:
+            raise UsageError(f"{name} {value!r} is unknown; use one of {', '.join(known)}")
+    patience = 1 if recipe.patience is None else recipe.patience
+    if min(recipe.epochs, recipe.batch, patience) < 1 or not recipe.learning_rate > 0:
+        raise UsageError(
+            f"epochs {recipe.epochs}, batch {recipe.batch}, learning_rate {recipe.learning_rate} and patience "
+            f"{recipe.patience} must be above 0; correct the recipe"
+        )

@@ -1,11 +1,13 @@
-"""The `deep-sesmo` network is the published one, and folding it for scoring changes nothing that matters."""
+"""`deep-sesmo` is the published network, `compact` a small one; folding for scoring changes nothing that matters."""
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
 from models.network import NETWORKS, build_network, build_scoring_network, get_weights, set_weights
+from models.scorer import compile_network
 from sesmo_live.errors import ModelError
 
 SHAPES = {
@@ -77,7 +79,9 @@ def test_too_small_crops_and_unknown_networks_are_named() -> None:
         build_network("deep-sesmo", 15)
     with pytest.raises(ModelError, match="'deeper' is unknown.*deep-sesmo"):
         build_network("deeper")
-    assert list(NETWORKS) == ["deep-sesmo"]
+    with pytest.raises(ModelError, match="at least 16 px"):
+        build_network("compact", 15)
+    assert list(NETWORKS) == ["deep-sesmo", "compact"]
 
 
 @pytest.mark.parametrize(
@@ -92,3 +96,66 @@ def test_weights_that_do_not_fit_are_named(network: Any, change: dict[str, Any],
     weights = {name: array for name, array in {**get_weights(network), **change}.items() if array is not None}
     with pytest.raises(ModelError, match=words):
         build_scoring_network("deep-sesmo", 50, weights)
+
+
+def operations(model: Any) -> int:
+    """Return the multiplications and additions of a model's convolutions and dense layers for one crop."""
+    total = 0
+    for layer in model.layers:
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None:
+            places = int(np.prod(layer.output.shape[1:-1]))
+            total += 2 * places * int(np.prod(kernel.shape))
+    return total
+
+
+def test_compact_needs_an_eighth_of_the_operations(capsys: pytest.CaptureFixture[str]) -> None:
+    of_original, of_compact = operations(build_network("deep-sesmo")), operations(build_network("compact"))
+    with capsys.disabled():
+        print(f"\ncompact {of_compact / 1e6:.1f}, deep-sesmo {of_original / 1e6:.1f} million operations a cell")  # noqa: T201
+    assert 115e6 < of_original < 120e6
+    assert of_compact <= 15e6
+
+
+@pytest.fixture(scope="module")
+def compact_weights() -> dict[str, Any]:
+    rng = np.random.default_rng(7)
+    weights = get_weights(build_network("compact"))
+    changed = {name: array + rng.normal(0, 0.05, array.shape) for name, array in weights.items()}
+    for name, array in weights.items():
+        if "variance" in name:
+            changed[name] = array * rng.uniform(0.3, 3, array.shape)
+    return {name: array.astype(np.float32) for name, array in changed.items()}
+
+
+@pytest.mark.parametrize("size", [16, 50, 64])
+def test_folding_compact_for_scoring_keeps_the_scores(compact_weights: dict[str, Any], size: int) -> None:
+    crops = np.random.default_rng(2).integers(0, 256, (32, size, size, 1)).astype(np.float32)
+    model = build_network("compact", size)
+    set_weights(model, compact_weights)
+    logits = np.asarray(build_scoring_network("compact", size, compact_weights)(crops))
+    probabilities = np.asarray(model(crops, training=False))
+    assert np.ptp(probabilities[:, 1]) > 0.01
+    np.testing.assert_allclose(1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), probabilities[:, 1], atol=2e-6)
+
+
+def test_compact_weights_that_do_not_fit_are_named(compact_weights: dict[str, Any]) -> None:
+    lacking = {name: array for name, array in compact_weights.items() if name != "block2_conv1_norm/gamma"}
+    with pytest.raises(ModelError, match="block2_conv1_norm/gamma is missing"):
+        build_scoring_network("compact", 50, lacking)
+
+
+def test_compact_scores_six_times_as_many_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (128, 50, 50)).astype(np.uint8)
+    scorers = [compile_network(name, 50, get_weights(build_network(name))) for name in ("compact", "deep-sesmo")]
+    ratios = []
+    for _ in range(25):  # by turns, as the machine is never quiet
+        seconds = []
+        for score in scorers:
+            started = time.perf_counter()
+            score(crops)
+            seconds.append(time.perf_counter() - started)
+        ratios.append(seconds[1] / seconds[0])
+    with capsys.disabled():
+        print(f"\ncompact scores {np.median(ratios):.1f} times as many cells")  # noqa: T201 — the measured figure
+    assert np.median(ratios) >= 6
