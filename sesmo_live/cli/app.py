@@ -2,7 +2,7 @@
 
 import typer
 
-from sesmo_live.cli import care, doctor, images, queries, recovery, service
+from sesmo_live.cli import care, detection, doctor, figures, images, learning, queries, recovery, service
 
 app = typer.Typer(
     name="sesmo-live",
@@ -16,12 +16,19 @@ app.command()(service.run)
 app.command()(service.score)
 app.command()(images.crop)
 app.command()(images.simulate)
+app.command()(figures.check)
+app.command()(figures.montage)
+app.command()(figures.explain)
+app.command()(detection.train_detector)
+app.command()(learning.train)
+app.command()(learning.validate)
 app.command()(queries.plate)
 app.command()(queries.timecourse)
 app.command()(queries.compound)
 app.command()(queries.images)
 app.command()(recovery.retry)
 app.command()(doctor.doctor)
+care.model_app.command(name="calibrate")(learning.model_calibrate)
 app.add_typer(care.platemap_app, name="platemap")
 app.add_typer(care.model_app, name="model")
 app.add_typer(care.db_app, name="db")
