@@ -1,10 +1,14 @@
 """From a field image to its cells, exactly as a model's passport asks for it."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 
 from models.convert import to_uint8
 from models.cropper import CROPPERS
+from models.quality import measure_field
+from models.refusal import unfit
 from sesmo_live.records import CellCrops, FieldImage, ModelPassport
 
 SCALE_TOLERANCE = 0.05
@@ -17,13 +21,21 @@ def prepare_field(field: FieldImage, passport: ModelPassport) -> CellCrops:
     The centres that come back are in pixels of the image as it was read.
     """
     image = to_uint8(field.pixels, passport.conversion)
-    scale = 1.0
-    if field.file.pixel_um and passport.pixel_um:
-        scale = field.file.pixel_um / passport.pixel_um
-    if abs(scale - 1) > SCALE_TOLERANCE:
+    scale = scale_of(field.file.pixel_um, passport)
+    if scale != 1:
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=way), np.uint8)
-    else:
-        scale = 1.0
     crops, centres = CROPPERS[passport.cropper](image, **passport.cropper_settings)
     return CellCrops(field.file, crops, centres / scale)
+
+
+def scale_of(pixel_um: float | None, passport: ModelPassport) -> float:
+    """Return how many times as large as the camera's image the model wants it; 1 where either scale is unknown."""
+    scale = pixel_um / passport.pixel_um if pixel_um and passport.pixel_um else 1.0
+    return scale if abs(scale - 1) > SCALE_TOLERANCE else 1.0
+
+
+def judge_field(field: FieldImage, cells: CellCrops, passport: ModelPassport) -> tuple[dict[str, Any], list[str]]:
+    """Return what was measured on a field and its crops, and why the model cannot score it ([] if it can)."""
+    quality = measure_field(field.pixels, cells.pixels, scale=scale_of(field.file.pixel_um, passport))
+    return quality, unfit(quality, passport.reference)

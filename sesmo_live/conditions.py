@@ -1,6 +1,7 @@
 """The notebooks' scoring: a folder per condition in, ratio and mean P(senescent) out, as CSV and bar charts."""
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from acquisition.pictures import list_pictures, read_picture
 from models.passport import find_model, read_passport, read_weights
-from models.prepare import prepare_field
+from models.prepare import judge_field, prepare_field
 from sesmo_live.errors import ImageError, IncompleteImageError, UsageError
-from sesmo_live.records import FieldImage, ImageFile, Site
+from sesmo_live.records import CellCrops, FieldImage, ImageFile, Site
 from sesmo_live.screening.intervals import FieldSums, mean_interval
 
 if TYPE_CHECKING:
@@ -22,21 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ConditionScores:
-    """One row a condition, what must be said with them, and the images that failed."""
+    """One row a condition, what must be said with them, the images that failed, and those refused or flagged."""
 
     rows: list[dict[str, Any]]
     notes: tuple[str, ...]
     failures: tuple[tuple[str, str], ...]
+    unfit: tuple[tuple[str, str], ...]
 
 
 def score_conditions(
-    folder: Path, out: Path, model: str | Path | None = None, *, pixel_um: float | None = None
+    folder: Path, out: Path, model: str | Path | None = None, *, pixel_um: float | None = None, refuse: bool = True
 ) -> ConditionScores:
     """Score the images in each folder below `folder`; write `scores.csv`, `ratio.csv` and two bar charts to `out`.
 
     `scores.csv` has the condition, its mean P(senescent), then one column per cell. Intervals are 95 % over images
-    (over cells where a condition has one image). Raises UsageError when there are no condition folders or one holds
-    no pictures, before the network is loaded.
+    (over cells where a condition has one image). Images that are not fit to be scored are left out if `refuse`. Raises
+    UsageError when there are no condition folders or one holds no pictures, before the network is loaded.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; give one that holds a folder of images per condition")
@@ -52,7 +54,11 @@ def score_conditions(
 
     scorer = Scorer(home)
     failures: list[tuple[str, str]] = []
-    cells = {name: _score_images(found, scorer, passport, pixel_um, failures) for name, found in pictures.items()}
+    unfit: list[tuple[str, str]] = []
+    cells = {
+        name: _score_images(_fields(found, passport, pixel_um, failures), scorer, unfit, refuse=refuse)
+        for name, found in pictures.items()
+    }
     rows = [_row(name, fields, passport.threshold) for name, fields in cells.items()]
     _write_csv(out, rows, cells)
     title = f"{passport.model_id}" + (f"\n{passport.demonstration}" if passport.demonstration else "")
@@ -60,27 +66,35 @@ def score_conditions(
     _write_chart(out / "ratio_senescent.png", rows, "ratio_senescent", "ratio of senescent cells", title)
     notes = [f"model {passport.model_id}: {passport.demonstration}"] if passport.demonstration else []
     notes.append(f"wrote scores.csv, ratio.csv, mean_score.png and ratio_senescent.png to {out}")
-    return ConditionScores(rows, tuple(notes), tuple(failures))
+    return ConditionScores(rows, tuple(notes), tuple(failures), tuple(unfit))
 
 
-def _score_images(
-    pictures: list[Path],
-    scorer: "Scorer",
-    passport: "ModelPassport",
-    pixel_um: float | None,
-    failures: list[tuple[str, str]],
-) -> list[NDArray[np.float32]]:
-    """Return the scores of the cells of each image of one condition."""
-    fields = []
+def _fields(
+    pictures: list[Path], passport: "ModelPassport", pixel_um: float | None, failures: list[tuple[str, str]]
+) -> Iterator[tuple[CellCrops, list[str]]]:
+    """Yield the cells of each image of one condition, and why it is not fit to be scored ([] if it is)."""
     for path in pictures:
         file = ImageFile(path, 0, Site("", "A01", 1, 1), 0, 0, pixel_um=pixel_um)
         try:
-            cells = prepare_field(FieldImage(file, read_picture(path)), passport)
+            field = FieldImage(file, read_picture(path))
+            cells = prepare_field(field, passport)
         except (ImageError, OSError) as error:
             failures.append((str(path), _reason(error)))
             continue
-        fields.append(scorer.score(cells.pixels))
-    return fields
+        yield cells, judge_field(field, cells, passport)[1]
+
+
+def _score_images(
+    fields: Iterator[tuple[CellCrops, list[str]]], scorer: "Scorer", unfit: list[tuple[str, str]], *, refuse: bool
+) -> list[NDArray[np.float32]]:
+    """Return the scores of the cells of each image; name those that are unfit, and leave them out if `refuse`."""
+    scores = []
+    for cells, reasons in fields:
+        if reasons:
+            unfit.append((str(cells.file.path), "; ".join(reasons)))
+        if not (reasons and refuse):
+            scores.append(scorer.score(cells.pixels))
+    return scores
 
 
 def _reason(error: ImageError | OSError) -> str:

@@ -22,11 +22,15 @@ from sesmo_live.records import CellCrops, CellScores, ImageFile
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A field that was read and cropped; `sha256` is of its decoded pixels, `quality` what was measured on it."""
+    """A field that was read and cropped; `sha256` is of its decoded pixels, `quality` what was measured on it.
+
+    `unfit`: why it is not fit to be scored, one sentence a measure; empty if it is.
+    """
 
     cells: CellCrops
     sha256: str
     quality: Mapping[str, Any] = field(default_factory=dict)
+    unfit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,14 @@ class Recipe:
     """How the images of one watched folder become scores.
 
     `prepare` runs on a reader thread and raises ImageError for an image that cannot be scored. `score` maps uint8
-    N×H×W crops to float32 N scores; it runs on the scoring thread only, which therefore owns the model.
+    N×H×W crops to float32 N scores; it runs on the scoring thread only, which therefore owns the model. With `refuse`
+    unfit fields are not scored.
     """
 
     model_id: str
     prepare: Callable[[ImageFile], Prepared]
     score: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    refuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a job: its prepared field and scores, or the error that stopped it."""
+    """What became of a job: its prepared field and scores, the field alone if it was refused, or an error."""
 
     job: Job
     prepared: Prepared | None = None
@@ -107,7 +113,11 @@ class Pipeline:
 
     def _prepare(self, job: Job) -> None:
         try:
-            self._fields.put((job, job.recipe.prepare(job.file)))
+            prepared = job.recipe.prepare(job.file)
+            if prepared.unfit and job.recipe.refuse:
+                self._deliver(Outcome(job, prepared))
+            else:
+                self._fields.put((job, prepared))
         except (ImageError, OSError) as error:
             self._deliver(Outcome(job, error=error))
         except MemoryError:

@@ -26,7 +26,8 @@ from db.engine import ingest_lock, open_engine, store_errors
 from db.scores import ensure_model
 from db.sqlite import database_url, sqlite_path
 from models.passport import find_model, read_passport, read_weights
-from models.prepare import prepare_field
+from models.prepare import judge_field, prepare_field
+from models.refusal import untested
 from sesmo_live.alerts import Notifier
 from sesmo_live.config import Settings, Watch
 from sesmo_live.errors import IncompleteImageError, StorePausedError, UsageError
@@ -171,6 +172,8 @@ def _models(settings: Settings, *, try_them: bool) -> dict[str, _Model]:
             found[folder] = _Model(passport, lazy_scorer(folder))
             if passport.demonstration:
                 log.warning("model %s: %s", passport.model_id, passport.demonstration)
+            if settings.scoring.refuse and (gap := untested(passport.reference)):
+                log.warning("model %s: %s", passport.model_id, gap)
         models[name] = found[folder]
     for model in found.values() if try_them else ():
         model.score(np.zeros((1, model.passport.input_px, model.passport.input_px), np.uint8))
@@ -205,7 +208,7 @@ def _plan(settings: Settings, folder: _Folder, model: _Model, model_key: int, re
         root=folder.root,
         options=folder.options,
         parse=folder.parse,
-        recipe=Recipe(model.passport.model_id, prepare, model.score),
+        recipe=Recipe(model.passport.model_id, prepare, model.score, settings.scoring.refuse),
         model_key=model_key,
         threshold=model.passport.threshold,
         watching=settings.watching,
@@ -215,7 +218,7 @@ def _plan(settings: Settings, folder: _Folder, model: _Model, model_key: int, re
 
 
 def _prepare(file: ImageFile, passport: ModelPassport, read: Read) -> Prepared:
-    """Read one image and crop its cells; raise IncompleteImageError when the file changed meanwhile."""
+    """Read one image, crop its cells and judge it; raise IncompleteImageError when the file changed meanwhile."""
     appended = is_ndtiff(file.path)  # its index grows while it is read, and what stands there stays
     pixels = read(ndtiff_pixels if appended else read_pixels, file.path, file.page)
     now = sight(file.path)
@@ -223,7 +226,10 @@ def _prepare(file: ImageFile, passport: ModelPassport, read: Read) -> Prepared:
         raise IncompleteImageError(f"{file.path} changed while it was being read; it is read again when it rests")
     digest = hashlib.sha256(repr((pixels.shape, pixels.dtype.str)).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return Prepared(prepare_field(FieldImage(file, pixels), passport), digest.hexdigest())
+    field = FieldImage(file, pixels)
+    cells = prepare_field(field, passport)
+    quality, reasons = judge_field(field, cells, passport)
+    return Prepared(cells, digest.hexdigest(), quality, tuple(reasons))
 
 
 def lazy_scorer(folder: Path) -> Score:

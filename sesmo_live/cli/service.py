@@ -19,12 +19,13 @@ from sesmo_live.logs import start_logging
 
 if TYPE_CHECKING:
     from sesmo_live.config import Settings
+    from sesmo_live.records import ImageState
     from sesmo_live.service import Progress, Summary
 
 PROGRESS_EVERY_S = 60.0
 """Seconds between two lines of progress where there is no terminal."""
 
-_BESIDE_CONDITIONS = {"conditions", "out", "model", "pixel_um", "config", "output"}
+_BESIDE_CONDITIONS = {"conditions", "out", "model", "pixel_um", "no_refuse", "config", "output"}
 _MOST_REASONS = 20
 
 
@@ -101,7 +102,7 @@ def score(
     """Score everything in a folder once (back-fill); what was scored before stays as it is."""
     _check_conditions(context, conditions)
     if conditions is not None:
-        _score_conditions(conditions, out, o.model_of(model, config), pixel_um, output)
+        _score_conditions(conditions, out, o.model_of(model, config), pixel_um, output, refuse=not no_refuse)
         return
     watch = {
         "folder": folder,
@@ -158,14 +159,17 @@ def _check_conditions(context: typer.Context, conditions: Path | None) -> None:
             )
 
 
-def _score_conditions(folder: Path, out: Path, model: Path, pixel_um: float | None, output: Format) -> None:
+def _score_conditions(
+    folder: Path, out: Path, model: Path, pixel_um: float | None, output: Format, *, refuse: bool
+) -> None:
     from sesmo_live.conditions import score_conditions
 
-    found = score_conditions(folder, out, model, pixel_um=pixel_um)
+    found = score_conditions(folder, out, model, pixel_um=pixel_um, refuse=refuse)
     say(found.notes)
     show(found.rows, output)
+    say_reasons("refused" if refuse else "scored all the same", "refused", found.unfit)
     if found.failures:
-        say_failures(found.failures)
+        say_reasons("failed", "failed", found.failures)
         raise typer.Exit(1)
 
 
@@ -189,23 +193,25 @@ def show_summary(summary: "Summary", output: Format) -> None:
         show_json({**counts, "pending": now.pending, "failures": failures})
         return
     show([counts], output)
-    say_failures(summary.failures)
+    if now.refused:
+        say([f"refused: {count(now.refused, 'image')}; see why with: sesmo-live images --state refused --summary"])
+    say_reasons("failed", "failed", summary.failures)
 
 
-def say_failures(failures: Sequence[tuple[str, str]]) -> None:
-    """Say which images failed and why: one line a reason, with the number of its images."""
+def say_reasons(what: str, state: "ImageState", images: Sequence[tuple[str, str]]) -> None:
+    """Say what became of images and why: one line a reason, with the number of its images."""
     from sesmo_live.results import group_reasons
 
-    groups = group_reasons(failures)
+    groups = group_reasons(images)
     for group in groups[:_MOST_REASONS]:
         if group.number == 1:
             named = group.example if group.path in group.example else f"{group.path}: {group.example}"
-            say([f"failed: {named}"])
+            say([f"{what}: {named}"])
         else:
-            say([f"failed: {group.number} images: {group.reason}; first: {Path(group.path).name}"])
+            say([f"{what}: {group.number} images: {group.reason}; first: {Path(group.path).name}"])
     if len(groups) > _MOST_REASONS:
         rest = sum(group.number for group in groups[_MOST_REASONS:])
-        say([f"failed: {rest} images for other reasons; list them with: sesmo-live images --state failed"])
+        say([f"{what}: {rest} images for other reasons; list them with: sesmo-live images --state {state}"])
 
 
 def say_nothing_scored(settings: "Settings", summary: "Summary") -> bool:

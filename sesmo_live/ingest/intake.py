@@ -28,7 +28,16 @@ from sesmo_live.ingest.patience import Patience
 from sesmo_live.ingest.placing import TURN, WAITING, Page, WatchPlan, place_pages, sight, surprise
 from sesmo_live.ingest.plates import PlateBook, PlateState
 from sesmo_live.ingest.reach import device_of, is_there
-from sesmo_live.ingest.rows import FileState, change, enter_withheld, insert, is_misplaced, match_pages, new_row
+from sesmo_live.ingest.rows import (
+    FileState,
+    change,
+    enter_withheld,
+    insert,
+    is_misplaced,
+    is_unplaced,
+    match_pages,
+    new_row,
+)
 from sesmo_live.pipeline import Halt, Job, Outcome, Pipeline
 from sesmo_live.records import ImageFile
 
@@ -123,7 +132,7 @@ class Intake:
                 self._ready.append((seen, False))
 
     def _enter(self, connection: Connection, files: list[SeenFile]) -> None:
-        """Give new files their rows, and known ones another look: names are parsed anew, failures get a chance."""
+        """Give new files their rows, and known ones another look: names are parsed anew, what failed gets a chance."""
         fresh: list[FileState] = []
         values: list[dict[str, Any]] = []
         self.files.recall(connection, [str(seen.path) for seen in files])
@@ -145,7 +154,7 @@ class Intake:
             if verdict != "pending":
                 self.judge.put(connection, [row for row in rows if row.state != "scored"], verdict, reason)
                 continue
-            again = [row for row in rows if row.state == "failed" or (row.state == "skipped" and row.well is None)]
+            again = [row for row in rows if row.state in ("failed", "refused") or is_unplaced(row)]
             change(connection, again, state="pending", reason=WAITING)
             state.misplaced = is_misplaced(state, place)
         for state, row in zip(fresh, insert(connection, values), strict=True):
@@ -351,6 +360,8 @@ class Intake:
         if row is not None and row.image_id == outcome.job.image_id:
             if outcome.prepared is not None and outcome.scores is not None:
                 self.judge.record(connection, state, row, outcome.prepared, outcome.scores)
+            elif outcome.prepared is not None:
+                self.judge.refuse(connection, state, row, outcome.prepared)
             elif outcome.error is not None:
                 seen = SeenFile(file.path, file.size, file.mtime_ns)
                 self._trouble(connection, state, [row], seen, outcome.error)

@@ -21,6 +21,9 @@ from sesmo_live.records import CellScores, ImageFile, ImageState
 COPY = "a copy of {}, which is scored"
 """Why the second of two equal images of one site is skipped."""
 
+FLAGGED = "scored all the same: "
+"""How the reason of an image begins that is not fit to be scored and was, as nothing was to be refused."""
+
 log = logging.getLogger(__name__)
 
 
@@ -55,15 +58,11 @@ class Judge:
         self, connection: Connection, state: FileState, row: LedgerRow, prepared: Prepared, found: CellScores
     ) -> None:
         """Write what was scored of one image in the caller's one transaction, unless it does not count here."""
-        if state.plate is None:  # its name was judged anew while it was being scored
+        current = self._current(connection, state, row, prepared)
+        if state.plate is None or current is None:
             return
-        file, sha256, page = found.file, prepared.sha256, state.pages[row.page]
-        reason = state.plate.not_chosen(row.channel, row.z)
-        if reason:  # a better channel turned up while this one was being scored
-            self.put(connection, [row], "skipped", reason)
-            return
-        if row.sha256 not in (None, sha256):
-            row = self._next_generation(connection, state, row, page, file)
+        file, sha256, row = found.file, prepared.sha256, current
+        page = state.pages[row.page]
         place = place_of(page, state.plate.plate_id)
         if row.sha256 is None:
             row = self._adopted(connection, state, row, file, sha256)
@@ -74,16 +73,44 @@ class Judge:
             return
         model_key = self._plan.model_key
         if model_key not in row.scored_by:
-            scores.save_scores(connection, row.image_id, model_key, found, self._plan.threshold, prepared.quality)
+            quality = {**prepared.quality, "unfit": list(prepared.unfit)} if prepared.unfit else prepared.quality
+            scores.save_scores(connection, row.image_id, model_key, found, self._plan.threshold, quality)
             row.scored_by |= {model_key}
             self._files.touch([row])
             self.cells += len(found.values)
             self.ended.append(("scored", ""))
         state.attempts = 0
-        # A page of a growing stack is looked at again, with the whole file, when that rests.
-        time_ns = 0 if file.growing else file.mtime_ns
-        done = {"state": "scored", "reason": "", "sha256": sha256, "size": file.size, "mtime_ns": time_ns}
-        change(connection, [row], **done, attempts=0, **measured(page), done_at=utc_now())
+        reason = FLAGGED + "; ".join(prepared.unfit) if prepared.unfit else ""
+        change(connection, [row], state="scored", reason=reason, **_done(file, sha256, page))
+
+    def refuse(self, connection: Connection, state: FileState, row: LedgerRow, prepared: Prepared) -> None:
+        """Note why an image is not fit to be scored; what another model scored of it stays, with that note."""
+        current = self._current(connection, state, row, prepared)
+        if current is None:
+            return
+        reason = "; ".join(prepared.unfit)
+        if current.scored_by:
+            change(connection, [current], reason=f"refused by model {self._plan.recipe.model_id}: {reason}")
+            self.ended.append(("refused", reason))
+        else:
+            self.put(connection, [current], "refused", reason)
+        done = _done(prepared.cells.file, prepared.sha256, state.pages[current.page])
+        change(connection, [current], **done)
+        state.attempts = 0
+
+    def _current(
+        self, connection: Connection, state: FileState, row: LedgerRow, prepared: Prepared
+    ) -> LedgerRow | None:
+        """Return the row that an image's outcome belongs to: another one if its pixels changed, None if to none."""
+        if state.plate is None:  # its name was judged anew while it was being scored
+            return None
+        reason = state.plate.not_chosen(row.channel, row.z)
+        if reason:  # a better channel turned up while this one was being scored
+            self.put(connection, [row], "skipped", reason)
+            return None
+        if row.sha256 not in (None, prepared.sha256):
+            return self._next_generation(connection, state, row, state.pages[row.page], prepared.cells.file)
+        return row
 
     def _adopted(
         self, connection: Connection, state: FileState, row: LedgerRow, file: ImageFile, sha256: str
@@ -145,3 +172,11 @@ class Judge:
         state.rows[old.page] = row
         log.warning("%s was changed after it was scored; the old scores are superseded", file.path)
         return row
+
+
+def _done(file: ImageFile, sha256: str, page: Page) -> dict[str, Any]:
+    """Return the columns that say what was read of an image and when."""
+    # A page of a growing stack is looked at again, with the whole file, when that rests.
+    time_ns = 0 if file.growing else file.mtime_ns
+    read = {"sha256": sha256, "size": file.size, "mtime_ns": time_ns, "attempts": 0, "done_at": utc_now()}
+    return read | measured(page)

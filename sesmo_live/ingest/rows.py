@@ -117,6 +117,11 @@ def is_misplaced(state: FileState, place: dict[str, Any]) -> bool:
     return any(getattr(row, name) != place[name] for row in state.rows.values() for name in names)
 
 
+def is_unplaced(row: LedgerRow) -> bool:
+    """Say whether an image is skipped although its name told no well."""
+    return row.state == "skipped" and row.well is None
+
+
 def match_pages(
     connection: Connection, state: FileState, plate_id: int, seen: SeenFile, pages: list[Page]
 ) -> tuple[list[LedgerRow], list[LedgerRow]]:
