@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, column, func, or_, select, table
+from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, and_, column, func, or_, select, table
 
 from db.schema import STATES, Compound, CompoundAlias, FieldScore, Image, Model, Plate, UtcDateTime, WellTreatment
 
@@ -63,6 +63,14 @@ def plate_runs(connection: Connection, name: str | None = None) -> list[PlateRow
     if name is not None:
         statement = statement.where(Plate.key == name.casefold())
     return [PlateRow(*row) for row in connection.execute(statement.order_by(first.c.at, Plate.id))]
+
+
+def images_apart(connection: Connection, plate_id: int) -> tuple[int, int, int]:
+    """Return how many images of a plate are refused, failed, and scored although something speaks against it."""
+    states = (Image.state == "refused", Image.state == "failed", and_(Image.state == "scored", Image.reason != ""))
+    counts = [func.count().filter(state) for state in states]
+    row = connection.execute(select(*counts).where(Image.plate_id == plate_id)).one()
+    return row[0], row[1], row[2]
 
 
 def plate_models(connection: Connection, plate_id: int) -> list[tuple[int, str, str]]:

@@ -1,7 +1,6 @@
 """One place for answers: what the command line, the API and the page show comes from here."""
 
 import difflib
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from sqlalchemy import Connection, Engine, RowMapping
 from db import queries
 from db.queries import PlateRow, TreatmentRow
 from sesmo_live.errors import UsageError
+from sesmo_live.reasons import group_reasons, not_counted
 from sesmo_live.records import WellScore
 from sesmo_live.screening.intervals import FieldSums, mean_interval
 from sesmo_live.wells import parse_well, well_position
@@ -69,14 +69,15 @@ def pick_model(
             raise UsageError(f"no model {wanted!r} scored plate {plate.name}; {_nearest(wanted, known, 'models')}")
     else:
         chosen = found
+    apart = not_counted(connection, plate)
     if not chosen:
-        return None, (f"no image of plate {plate.name} is scored yet",)
+        return None, (f"no image of plate {plate.name} is scored yet", *apart)
     key, model_id, demonstration = chosen[-1]
     notes = [f"model {model_id}: {demonstration}"] if demonstration else []
     if wanted is None and len(found) > 1:
         others = ", ".join(model[1] for model in found[:-1])
         notes.append(f"scores of {model_id}, the latest model; also scored by {others} (--model)")
-    return (key, model_id), tuple(notes)
+    return (key, model_id), (*notes, *apart)
 
 
 def timecourse(
@@ -345,53 +346,3 @@ def _plate_ids(connection: Connection, name: str | None) -> list[int] | None:
         return None
     find_plate(connection, name)
     return [plate.plate_id for plate in queries.plate_runs(connection, name)]
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Images that share a reason: `reason` has FILE for each one's path; `path` and `example` are of one of them."""
-
-    reason: str
-    number: int
-    path: str
-    example: str
-
-
-_OTHER_FILE = re.compile(r"(?:/|[A-Za-z]:[\\/]).*?\.tiff?\b", re.IGNORECASE)
-
-
-def group_reasons(items: Iterable[tuple[str, str]]) -> list[Reason]:
-    """Group (path, reason) of images by what remains of the reason without paths, the commonest reason first."""
-    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for path, reason in sorted(items):
-        own = reason.replace(path, "FILE").replace(re.split(r"[\\/]", path)[-1], "FILE")
-        groups[_OTHER_FILE.sub("another file", own)].append((path, reason))
-    found = [Reason(reason, len(members), *members[0]) for reason, members in groups.items()]
-    return sorted(found, key=lambda group: -group.number)
-
-
-def nothing_scored(engine: Engine, folder: Path) -> tuple[str, ...]:
-    """Return why no image in `folder` is scored, with the channels and focal planes seen; nothing where one is."""
-    with engine.connect() as connection:
-        wanted = queries.images_where(None, None, folder)
-        reasons = queries.image_reasons(connection, wanted)
-        seen = queries.channels_seen(connection, wanted)
-    if not reasons or "scored" in reasons:
-        return ()
-    notes = [
-        f"not scored: {group.number} of the images in {folder}, {state}: {group.reason.removeprefix('not scored: ')}"
-        for state, items in reasons.items()
-        if state in ("skipped", "refused")
-        for group in group_reasons(items)[:5]
-    ]
-    for plate, channels, planes in seen if notes else ():
-        if not planes:  # none of its images could be read
-            continue
-        names = ", ".join(_channel(channel, label) for channel, label in sorted(channels.items()))
-        text = f"plate {plate} has the channels {names} and the focal planes {', '.join(map(str, planes))}"
-        notes.append(f"{text}; choose with --channel and --z")
-    return tuple(notes)
-
-
-def _channel(channel: str, label: str) -> str:
-    return f"{channel} ({label})" if label and label != channel else channel or "without a name"

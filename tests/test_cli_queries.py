@@ -15,7 +15,8 @@ from db.care import upgrade
 from db.engine import open_engine
 from db.schema import Image, Plate
 from sesmo_live.cli.output import Format, count, show
-from sesmo_live.results import HISTORY_COLUMNS, IMAGE_COLUMNS, PLATE_COLUMNS, group_reasons
+from sesmo_live.reasons import group_reasons
+from sesmo_live.results import HISTORY_COLUMNS, IMAGE_COLUMNS, PLATE_COLUMNS
 from tests.cli import Sesmo, runner, sentence, write_wells
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)

@@ -11,10 +11,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from db.engine import open_reader
 from models.cropper import crop_dark_or_bright_cells
 from models.passport import read_passport, write_model
 from models.refusal import reference_of, unfit, write_reference
 from sesmo_live.config import Settings
+from sesmo_live.results import timecourse
 from sesmo_live.service import score_folder
 from tests.conftest import blobs, settings
 from tests.stub import write_stub_model
@@ -79,6 +81,12 @@ def test_unfit_images_are_refused_by_measure_and_limit_and_stay_out_of_wells(
     assert "limit" in found[BLURRED][1]
     assert found[FLAT] == ("refused", "empty: all pixels are equal, at grey level 90")
     assert [score.well for score in course(tmp_path / "s.db")] == ["A01", "A02"]
+    engine = open_reader(tmp_path / "s.db")
+    assert timecourse(engine, "P")[1][-1] == (
+        "plate P: 2 of its images are not fit to be scored and in no well; see why with: "
+        "sesmo-live images P --state refused --summary"
+    )
+    engine.dispose()
     assert rows(tmp_path / "s.db", "SELECT COUNT(*) FROM image WHERE state = 'refused' AND sha256 <> ''") == [(2,)]
     assert rows(tmp_path / "s.db", "SELECT COUNT(*) FROM field_score WHERE quality = '{}'") == [(0,)]
 

@@ -200,7 +200,7 @@ def show_summary(summary: "Summary", output: Format) -> None:
 
 def say_reasons(what: str, state: "ImageState", images: Sequence[tuple[str, str]]) -> None:
     """Say what became of images and why: one line a reason, with the number of its images."""
-    from sesmo_live.results import group_reasons
+    from sesmo_live.reasons import group_reasons
 
     groups = group_reasons(images)
     for group in groups[:_MOST_REASONS]:
@@ -217,7 +217,7 @@ def say_reasons(what: str, state: "ImageState", images: Sequence[tuple[str, str]
 def say_nothing_scored(settings: "Settings", summary: "Summary") -> bool:
     """Say of each folder in which there are images and none is scored why that is; say whether there was one."""
     from db.engine import open_reader, store_errors
-    from sesmo_live.results import nothing_scored
+    from sesmo_live.reasons import nothing_scored
 
     if summary.progress.scored or not summary.progress.images:
         return False
