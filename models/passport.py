@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 
 PASSPORT, WEIGHTS = "passport.json", "weights.safetensors"
 
-DEMO_MODEL = "demo-deep-sesmo"
+DEMO_MODEL = "demo-compact"
 """The shipped model used where none is named; for demonstration only."""
 
 _KEYS = {field.name for field in dataclasses.fields(ModelPassport)}
