@@ -1,6 +1,7 @@
 """The montage: which cells it shows, in what order, and the command around it."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,8 +53,8 @@ def test_rings_lie_on_the_cells_and_carry_the_scores_colour(tmp_path: Path) -> N
     field = np.full((400, 400), 1000, np.uint16)
     field[0, :50], field[1, :50] = 0, 2000
     figure = draw_field(field, np.array([[100.0, 300.0], [300.0, 100.0]]), np.array([0.0, 1.0]), "t")
-    rings = [ring for ring in figure.axes[0].patches if isinstance(ring, Circle)][1::2]
-    assert [tuple(ring.get_center()) for ring in rings] == [(100.0, 300.0), (300.0, 100.0)]
+    rings: list[Any] = [ring for ring in figure.axes[0].patches if isinstance(ring, Circle)][1::2]
+    assert [ring.get_center() for ring in rings] == [(100.0, 300.0), (300.0, 100.0)]
     low, high = (to_rgb(ring.get_edgecolor()) for ring in rings)
     assert low[2] > low[0] + 0.5, "a low score is blue"
     assert high[0] > high[2] + 0.5, "a high score is orange"
