@@ -75,11 +75,12 @@ def test_lost_focus_is_refused_also_where_no_cell_was_found(defocus_um: float) -
     assert reasons(field, virtual_reference(), NO_CELLS)
 
 
-def test_strong_senescence_is_no_fault() -> None:
+@pytest.mark.parametrize("n", [3, pytest.param(15, marks=pytest.mark.slow)])
+def test_strong_senescence_is_no_fault_however_dense(n: int) -> None:
     refused = [
         reasons(dish(occupancy, level, seed=seed), virtual_reference())
         for occupancy, level in ((0.4, 0.02), (0.4, 0.98), (1.0, 0.98))
-        for seed in range(20, 35)
+        for seed in range(20, 20 + n)
     ]
     assert [reason for reason in refused if reason] == []
 
