@@ -40,6 +40,14 @@ def test_more_is_found_at_a_higher_percentile_and_every_panel_says_how_much() ->
     assert counts[0] < counts[2]
 
 
+def test_a_picture_of_one_grey_is_called_so() -> None:
+    figure = draw_check([("a", np.full((60, 60), 7, np.uint8), False)], (5,))
+    assert [axis.get_title() for axis in figure.axes][1:] == [
+        "the darkest 5 %: all pixels are equal",
+        "0 crops of 50 × 50 px",
+    ]
+
+
 def test_the_command_draws_pictures_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "many").mkdir()
     most = MOST_ROWS // 2

@@ -36,10 +36,10 @@ def check(
     ] = None,
 ) -> None:
     """Show each picture beside its binarisation and the cells that would be cropped, at several percentiles."""
-    from acquisition.pictures import read_picture
     from models.checks import draw_check
     from models.convert import to_uint8
     from models.cropper import shows_bright_cells
+    from sesmo_live.cli.images import _read
 
     chosen = _percentiles(percentiles)
     _check_figure(out)
@@ -48,7 +48,7 @@ def check(
     names = _names(paths)
     shown = []
     for path, name in zip(paths, names, strict=True):
-        image = to_uint8(read_picture(path))
+        image = to_uint8(_read(path, 0))
         shown.append((name, image, shows_bright_cells(image) if bright is None else bright))
     if bright is None and (seen := [name for name, _, is_bright in shown if is_bright]):
         say([f"cells look bright in {', '.join(seen)}: the brightest pixels are taken; --phase takes the darkest"])
