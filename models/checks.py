@@ -72,7 +72,8 @@ def draw_check(
         for x, y in centres.astype(int) - crop_px // 2:
             found.add_patch(Rectangle((x, y), crop_px, crop_px, fill=False, edgecolor="#ee7733", linewidth=1.1))
         side = "brightest" if bright else "darkest"
-        plain.set_title(name, fontsize=9)
-        binary.set_title(f"the {side} {percentile:g} %: {mask.mean():.1%} of the pixels", fontsize=9)
-        found.set_title(f"{len(centres)} crops", fontsize=9)
+        plain.set_title(f"{name}, {image.shape[1]} × {image.shape[0]} px", fontsize=9)
+        told = f"{mask.mean():.1%} of the pixels" if image.min() < image.max() else "all pixels are equal"
+        binary.set_title(f"the {side} {percentile:g} %: {told}", fontsize=9)
+        found.set_title(f"{len(centres)} crops of {crop_px} × {crop_px} px", fontsize=9)
     return figure

@@ -82,18 +82,25 @@ def draw_cells(crops: NDArray[np.uint8], maps: NDArray[np.float32], scores: Sequ
 
 
 def draw_field(
-    pixels: Pixels, centres: NDArray[np.float64], scores: NDArray[np.floating], title: str, *, cell_px: float = 50.0
+    pixels: Pixels,
+    centres: NDArray[np.float64],
+    scores: NDArray[np.floating],
+    title: str,
+    *,
+    cell_px: float = 50.0,
+    pixel_um: float | None = None,
 ) -> "Figure":
     """Return a figure of a field (H×W) with a ring around each cell in the colour of its score.
 
     `centres` N×2 are x and y in px of `pixels`, in which a crop is `cell_px` wide. Up to 150 scores are written out.
+    The scale bar is in µm where `pixel_um` is known, else in px.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.patches import Circle
     from matplotlib.patheffects import withStroke
 
-    figure, axis = _field(pixels, title)
+    figure, axis = _field(pixels, title, pixel_um)
     colours = score_colours()
     for (x, y), score in zip(centres, scores, strict=True):
         for colour, width in (("black", 2.4), (colours(float(score)), 1.5)):
@@ -105,9 +112,11 @@ def draw_field(
     return figure
 
 
-def draw_field_map(pixels: Pixels, evidence: NDArray[np.float32], title: str) -> "Figure":
+def draw_field_map(
+    pixels: Pixels, evidence: NDArray[np.float32], title: str, *, pixel_um: float | None = None
+) -> "Figure":
     """Return a figure of a field under its Grad-CAM map (float32 H×W), transparent where there are no cells."""
-    figure, axis = _field(pixels, title)
+    figure, axis = _field(pixels, title, pixel_um)
     reach = _reach(evidence)
     opacity = np.clip(np.abs(evidence) / reach, 0, 1) * 0.7
     drawn = axis.imshow(evidence, cmap=score_colours(), vmin=-reach, vmax=reach, alpha=opacity)
@@ -122,7 +131,7 @@ def score_colours() -> Any:
     return LinearSegmentedColormap.from_list("score", SCORE_COLOURS)
 
 
-def _field(pixels: Pixels, title: str) -> tuple["Figure", "Axes"]:
+def _field(pixels: Pixels, title: str, pixel_um: float | None) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
 
     height, width = pixels.shape
@@ -133,7 +142,28 @@ def _field(pixels: Pixels, title: str) -> tuple["Figure", "Axes"]:
     axis.set_ylim(height, 0)
     axis.set_title(title, fontsize=9)
     axis.axis("off")
+    _add_scale_bar(axis, width, height, pixel_um)
     return figure, axis
+
+
+def scale_bar(width_px: int, pixel_um: float | None) -> tuple[float, str]:
+    """Return the length in px of a scale bar of at most a quarter of an image, a round number, and its label."""
+    unit_px, unit = (1 / pixel_um, "µm") if pixel_um else (1.0, "px")
+    longest = max(width_px / 4 / unit_px, 1e-9)
+    decade = 10 ** np.floor(np.log10(longest))
+    length = float(decade * max(step for step in (1, 2, 5) if step * decade <= longest))
+    return length * unit_px, f"{length:g} {unit}"
+
+
+def _add_scale_bar(axis: "Axes", width: int, height: int, pixel_um: float | None) -> None:
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    length, label = scale_bar(width, pixel_um)
+    left, top = 0.02 * width, 0.97 * height
+    axis.add_patch(Rectangle((left, top), length, 0.008 * height, facecolor="white", edgecolor="black", linewidth=0.8))
+    text = axis.text(left + length / 2, top - 0.008 * height, label, color="white", size=9, ha="center", va="bottom")
+    text.set_path_effects([withStroke(linewidth=1.8, foreground="black")])
 
 
 def _reach(maps: NDArray[np.float32]) -> float:

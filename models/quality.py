@@ -28,8 +28,6 @@ _STRUCTURED = 0.6
 """Ratio of 4-px to 1-px contrast above which a tile shows more than noise, which gives 0.25."""
 _DENSE = 0.3
 """Share of the lively tiles' contrast above which a tile counts as covered."""
-_WHITE = 0.002
-"""Share of white pixels below which it does not matter how many of the bright ones they are."""
 _SAMPLED = 1 << 19
 """Pixels of which the grey values are counted, about."""
 
@@ -44,7 +42,7 @@ class Texture(NamedTuple):
 
 
 TEXTURES = (
-    Texture("contrast", True, "low contrast", "high contrast"),
+    Texture("contrast", True, "out of focus or low in contrast", "high in contrast"),
     Texture("grain", True, "out of focus", "noisy or out of focus"),
     Texture("sharpness", True, "out of focus or enlarged", "noisy or reduced"),
     Texture("detail", True, "out of focus or enlarged", "reduced in size"),
@@ -155,21 +153,18 @@ def _grey_figures(counts: NDArray[np.int64]) -> dict[str, float]:
     levels = np.flatnonzero(counts)
     shares = counts[levels] / counts.sum()
     below = np.cumsum(shares)
-    brightest, middle = (float(levels[np.searchsorted(below, share)]) for share in (0.999, 0.5))
+    brightest = float(levels[np.searchsorted(below, 0.999)])
     low, high = float(levels[0]), float(levels[-1])
     # The step between grey values that occur tells images of few bits, however far they were stretched later.
     core = levels[(below >= 0.005) & (below <= 0.999)]
     step = float(np.median(np.diff(core))) if len(core) > 1 else max(brightest - low, 1.0)
     zone = (high - low) / 200
-    white = float(shares[levels >= high - zone].sum())
-    bright = float(shares[levels > (middle + high) / 2].sum())
     return {
         "bits": float(np.log2(max(brightest / step, 1.0))),
         "brightest": brightest,
         "span": high - low,
         "clipped_dark": float(shares[levels <= low + zone].sum()),
-        "clipped_bright": white,
-        "peak": white / bright if white >= _WHITE and bright else 0.0,
+        "clipped_bright": float(shares[levels >= high - zone].sum()),
     }
 
 
@@ -181,13 +176,12 @@ def _tile_figures(tiles: Stack, counts: NDArray[np.int64], brightest: float) -> 
     stretch = 255 / (high - low)
     light = max(brightest, 1.0) * stretch
     levels, details = _pyramid(np.clip((tiles - np.float32(low)) * np.float32(stretch), 0, 255))
-    fine, coarse, coarsest = (np.abs(details[octave]).mean(axis=1) for octave in (0, 2, 3))
+    fine, coarse = (np.abs(details[octave]).mean(axis=1) for octave in (0, 2))
     structured = coarse > _STRUCTURED * fine
     lively = coarse >= np.quantile(coarse, _LIVELY)
     from_noise = float(np.median(levels[3].std(axis=(1, 2)))) / levels[3].shape[1]
     figures = {
         "noise_level": float(np.quantile(fine, 0.2)) / light,
-        "relief": float(np.median(coarsest[lively])) / light,
         "structure": float(structured.mean()),
         "shading": float(levels[4].mean(axis=(1, 2)).std()) / max(from_noise, 1e-3),
         "coverage": float((structured & (coarse > _DENSE * np.quantile(coarse, 0.95))).mean()),

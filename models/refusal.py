@@ -20,41 +20,25 @@ MIN_BITS = 6.0
 """Fewest bits of grey between black and the brightest part of an image."""
 MAX_CLIPPED = 0.02
 """Largest share of pixels at either end of the grey scale; more only where a model's own training images had it."""
-MAX_BLACK = 0.5
-"""Largest share at the black end for a model that does not know its training images: fluorescence is mostly black."""
 MIN_SHADING = 2.0
 """Least unevenness of the light, in units of what noise alone gives, of an image without any structure."""
 MAX_NOISE_TILES = 0.02
 """Share of structured tiles below which an image has no structure."""
-MISSED = 0.5
-"""Share of the training fields' least density below which a well-filled image shows something else than cells."""
-MARGIN = 1.5
-"""How far a field's textures may lie beyond those of the training fields, in spreads of the training cells."""
 MIN_DISTANCE = 3.2
 """Least limit of a field's distance from the training cells, in their standard deviations."""
 DISTANCE_MARGIN = 1.15
 """The limit of the distance over that of all but one in a hundred training fields."""
 LOOSE_DISTANCE = 4.0
 """The limit where the crops' fields are not known."""
-EMPTY_RELIEF = 0.25
-"""Share of the training fields' relief below which an image has nothing in it that could be judged."""
-SPARSE = 0.8
-"""Share of the training fields' coverage below which too little is in an image for its tiles to be judged."""
 POLARITY_MARGIN = 0.25
 """How far below the training fields' least polarity, and below 0, a field may lie; their negatives have about −1."""
 _ODD = [5, 6, 7, 9]
 """The textures that change their sign with the contrast, whichever way cells were found."""
-_WORST_POLARITY = -0.75
-"""Where the limit would have to be lower than this, polarity tells nothing."""
 MIN_CELLS = 5
-"""Cells that make a training field count, and below which the tiles of a well-filled image are judged too."""
+"""Cells that make a training field count, and below which a filled image shows something else than cells."""
 _WHAT = {"cell": "cells'", "tile": "image's"}
-_SHOWN = 2
-"""Textures named at most in the reasons: one cause disturbs many."""
-_LOWER = {"relief": "relief", "coverage": "least_coverage", "cells_per_megapixel": "least_cells_per_megapixel"}
+_LOWER = {"coverage": "least_coverage", "cells_per_megapixel": "least_cells_per_megapixel"}
 """Measures of which a reference keeps the least (5 %) of its training fields, and under which name."""
-_GROWTH = {"cells_per_megapixel": 1.0}
-"""Least margin as a share of the highest value in training: cells divide once while they are watched."""
 _SHRINK = 0.03
 """Share by which variances are raised, so that no direction of textures counts as known for certain."""
 _TILES_JUDGED = 40
@@ -65,10 +49,8 @@ _MEDIAN_VARIANCE = np.pi / 2
 _UPPER = {
     "clipped_dark": ("too dark or clipped", "share of black pixels", 0.05),
     "clipped_bright": ("overexposed or clipped", "share of white pixels", 0.01),
-    "peak": ("overexposed or clipped", "share of the bright parts that is white", 0.5),
     "noise_level": ("noisy", "noise over the brightest light", 0.01),
     "coverage": ("too dense", "share of the image with cells", 0.25),
-    "cells_per_megapixel": ("too dense", "cells per million pixels", 20.0),
 }
 """Measures with an upper limit: what is wrong above it, how it is called, its least margin over the training fields."""
 
@@ -90,7 +72,7 @@ def reference_of(fields: Iterable[tuple[Pixels, NDArray[np.uint8]]], *, scale: f
         values = [figure[name] for figure in figures if name in figure]
         if values:
             low, high = np.percentile(values, [1, 99])
-            reference[name] = round(float(high + max(least, high - low, _GROWTH.get(name, 0.0) * high)), 5)
+            reference[name] = round(float(high + max(least, high - low)), 5)
     return reference
 
 
@@ -130,7 +112,7 @@ def check_reference(reference: Mapping[str, Any], folder: Path) -> None:
     if version != VERSION:
         raise ModelError(f"the reference of {folder} has version {version}, this sesmo-live knows {VERSION}; update it")
     n = len(TEXTURES)
-    shapes = {"middle": (n,), "spread": (n,), "low": (n,), "high": (n,), "precision": (n, n), "polarity": (len(_ODD),)}
+    shapes = {"middle": (n,), "spread": (n,), "precision": (n, n), "polarity": (len(_ODD),)}
     numbers = [*_UPPER, *_LOWER.values()] if "tile" in reference else []
     found: dict[str, tuple[NDArray[np.float64], tuple[int, ...]]]
     try:
@@ -162,16 +144,12 @@ def _looks(pooled: Floats, fields: Sequence[Floats]) -> dict[str, Any]:
     precision = np.linalg.inv(covariance)
     looks = {"middle": middle, "spread": spread, "precision": precision}
     if len(fields) < 2:
-        low, high = np.percentile(pooled, [5, 95], axis=0)
-        distance, margin = LOOSE_DISTANCE, spread
+        distance = LOOSE_DISTANCE
     else:
-        medians = np.array([np.median(part, axis=0) for part in fields])
-        low, high = np.percentile(medians, [1, 99], axis=0)
-        margin = MARGIN * (1 + 1 / len(fields)) * spread
-        distances = [_distance(median, len(part), looks) for median, part in zip(medians, fields, strict=True)]
+        distances = [_distance(np.median(part, axis=0), len(part), looks) for part in fields]
         distance = max(MIN_DISTANCE, DISTANCE_MARGIN * float(np.percentile(distances, 99)))
     polarity, least = _polarity(pooled, fields)
-    looks |= {"low": low - margin, "high": high + margin, "polarity": polarity}
+    looks["polarity"] = polarity
     numbers = {"distance": round(distance, 3), "least_polarity": round(least, 3)}
     return {name: np.round(value, 4).tolist() for name, value in looks.items()} | numbers
 
@@ -179,15 +157,16 @@ def _looks(pooled: Floats, fields: Sequence[Floats]) -> dict[str, Any]:
 def _polarity(pooled: Floats, fields: Sequence[Floats]) -> tuple[Floats, float]:
     """Return weights of the asymmetries whose sum is 1 for the typical field, −1 for its negative; and the sum's limit.
 
-    Each counts by how surely it has a sign; all weights are 0 where the training fields are on both sides themselves.
+    Each counts by how surely it has a sign; all weights are 0 where the fields of the crops are not known.
     """
+    if len(fields) < 2:
+        return np.zeros(len(_ODD)), -1.0
     odd = pooled[:, _ODD]
     middle = np.median(odd, axis=0)
     weights = middle / (odd.var(axis=0) + 1e-3)
     weights = weights / max(float(weights @ middle), 1e-6)
     sums = [float(np.median(part[:, _ODD], axis=0) @ weights) for part in fields]
-    limit = min(0.0, *np.percentile(sums, [1])) - POLARITY_MARGIN if len(sums) > 1 else -np.inf
-    return (weights, limit) if limit > _WORST_POLARITY else (np.zeros(len(weights)), -1.0)
+    return weights, min(0.0, float(np.percentile(sums, 1))) - POLARITY_MARGIN
 
 
 def _distance(median: Floats, n: int, looks: Mapping[str, Any]) -> float:
@@ -210,33 +189,27 @@ def unfit(quality: Mapping[str, float], reference: Mapping[str, Any]) -> list[st
     n = int(quality["cells"])
     if "cell_contrast" in quality and "cell" in reference:
         reasons += _unlike(quality, "cell", n, reference["cell"])
-    if not reasons and _is_filled(quality, reference):
+    if not reasons and "tile" in reference and quality.get("coverage", 0.0) >= reference["least_coverage"]:
         reasons += _scarce(quality, n, reference)
     return reasons
 
 
 def _scarce(quality: Mapping[str, float], n: int, reference: Mapping[str, Any]) -> list[str]:
-    """Return why an image that is filled as the training fields are, and in which few cells were found, is no such."""
+    """Return why an image that is filled as the training fields are, and in which few cells were found, is no such.
+
+    An image with next to nothing in it is no bad image: the cells of a well may be few, or gone. Large, flat, confluent
+    cells (senescent ones) are few too: their number alone is no reason as long as some are found.
+    """
     density, least = quality["cells_per_megapixel"], reference["least_cells_per_megapixel"]
-    reasons = _unlike(quality, "tile", _TILES_JUDGED, reference["tile"]) if n < MIN_CELLS or density < least else []
-    if density < MISSED * least and quality["coverage"] >= reference["least_coverage"]:
+    if n >= MIN_CELLS and density >= least:
+        return []
+    reasons = _unlike(quality, "tile", _TILES_JUDGED, reference["tile"])
+    if n < MIN_CELLS and density < least:
         reasons.append(
             f"unlike the training images: {quality['coverage']:.0%} of it has structures, but {density:.0f} cells per "
-            f"million pixels are below this model's limit {MISSED * least:.0f}"
+            f"million pixels are below this model's limit {least:.0f}"
         )
     return reasons
-
-
-def _is_filled(quality: Mapping[str, float], reference: Mapping[str, Any]) -> bool:
-    """Say whether as much is to be seen in an image as in the training fields, so that its tiles may be compared.
-
-    An image with next to nothing in it is no bad image: the cells of a well may be few, or gone.
-    """
-    return (
-        "tile" in reference
-        and quality.get("relief", 0.0) > EMPTY_RELIEF * reference["relief"]
-        and quality["coverage"] >= SPARSE * reference["least_coverage"]
-    )
 
 
 def untested(reference: Mapping[str, Any]) -> str:
@@ -262,10 +235,7 @@ def _no_image(quality: Mapping[str, float]) -> list[str]:
 
 def _beyond(quality: Mapping[str, float], reference: Mapping[str, Any]) -> list[str]:
     """Return which measures of the whole image lie above their limits."""
-    physical = {
-        "clipped_dark": MAX_CLIPPED if "clipped_dark" in reference else MAX_BLACK,
-        "clipped_bright": MAX_CLIPPED,
-    }
+    physical = {"clipped_dark": MAX_CLIPPED if reference else 0.0, "clipped_bright": MAX_CLIPPED}
     reasons = []
     for name, (wrong, called, _) in _UPPER.items():
         limit = max(physical.get(name, 0.0), reference.get(name, 0.0))
@@ -276,35 +246,28 @@ def _beyond(quality: Mapping[str, float], reference: Mapping[str, Any]) -> list[
 
 
 def _unlike(quality: Mapping[str, float], kind: str, n: int, looks: Mapping[str, Any]) -> list[str]:
-    """Return which textures of a field lie outside this model's limits, the worst first, and its distance."""
+    """Return why the textures of a field are unlike the training cells', named by the one that is furthest off."""
     median = np.array([quality[f"{kind}_{texture.name}"] for texture in TEXTURES])
-    slack = 2 / np.sqrt(n)
-    spread = np.asarray(looks["spread"])
-    below, above = (np.asarray(looks["low"]) - median) / spread, (median - np.asarray(looks["high"])) / spread
-    excess = np.maximum(below, above) - slack
     reasons = []
-    for place in np.argsort(-excess)[:_SHOWN]:
-        if excess[place] > 0:
-            side = "low" if below[place] > above[place] else "high"
-            reasons.append(_sentence(int(place), side, float(median[place]), float(looks[side][place])))
+    distance = _distance(median, n, looks)
+    if distance > looks["distance"]:
+        reasons.append(
+            _sentence(median, kind, looks) + f" {distance:.1f}, above this model's limit {looks['distance']:.1f}"
+        )
     polarity = float(median[_ODD] @ np.asarray(looks["polarity"]))
     if polarity < looks["least_polarity"]:
         limit = looks["least_polarity"]
         reasons.append(f"inverted contrast: polarity {polarity:.2f}, below this model's limit {limit:.2f}")
-    distance = _distance(median, n, looks)
-    if distance > looks["distance"]:
-        most = TEXTURES[int(np.argmax(np.abs(median - np.asarray(looks["middle"])) / spread))].name.replace("_", " ")
-        limit = looks["distance"]
-        reasons.append(
-            f"unlike the training images, most of all in {most}: {_WHAT[kind]} distance {distance:.1f}, above this "
-            f"model's limit {limit:.1f}"
-        )
     return reasons
 
 
-def _sentence(place: int, side: str, value: float, limit: float) -> str:
+def _sentence(median: Floats, kind: str, looks: Mapping[str, Any]) -> str:
+    """Return what is wrong with a field by its most unusual texture, and the name of the distance."""
+    middle = np.asarray(looks["middle"])
+    off = (median - middle) / np.asarray(looks["spread"])
+    place = int(np.argmax(np.abs(off)))
     texture = TEXTURES[place]
-    if texture.log2:
-        value, limit = 2**value, 2**limit
-    wrong, beyond = (texture.low, "below") if side == "low" else (texture.high, "above")
-    return f"{wrong}: {texture.name.replace('_', ' ')} {value:.3g}, {beyond} this model's limit {limit:.3g}"
+    value, usual = (2**x if texture.log2 else x for x in (float(median[place]), float(middle[place])))
+    wrong = texture.low if off[place] < 0 else texture.high
+    name = texture.name.replace("_", " ")
+    return f"{wrong}: {name} {value:.2f}, in training {usual:.2f}; {_WHAT[kind]} distance"

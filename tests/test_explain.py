@@ -14,10 +14,11 @@ from models.cropper import crop_cells
 from models.explain import LEAST_MAP_PX, Explainer, explain_field
 from models.network import build_network
 from models.passport import find_model, write_model
+from models.prepare import prepare_field
 from models.scorer import Scorer
 from sesmo_live.cli.figures import explain
 from sesmo_live.errors import ImageError, ModelError, UsageError
-from sesmo_live.records import ModelPassport, Pixels
+from sesmo_live.records import FieldImage, ImageFile, ModelPassport, Pixels, Site
 
 Crops = NDArray[np.uint8]
 
@@ -118,6 +119,30 @@ def test_a_field_gets_the_mean_of_its_cells_maps() -> None:
 def test_crops_of_another_size_are_refused(explainer: Explainer) -> None:
     with pytest.raises(ImageError, match="give uint8 N×50×50"):
         explainer.explain(np.zeros((1, 40, 40), np.uint8))
+
+
+@pytest.mark.parametrize("pixel_um", [None, 1.24, 0.8])
+def test_explained_are_the_very_crops_that_are_scored(
+    pixel_um: float | None, field: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipeline's own `prepare_field` makes them, resampling included; the table holds the scorer's scores."""
+    tifffile.imwrite(tmp_path / "B05.tif", field)
+    explained: list[Crops] = []
+    plain = Explainer.explain
+
+    def record(self: Explainer, cells: Crops) -> NDArray[np.float32]:
+        explained.append(cells)
+        return plain(self, cells)
+
+    monkeypatch.setattr(Explainer, "explain", record)
+    explain(tmp_path / "B05.tif", tmp_path / "out", pixel_um=pixel_um)
+    file = ImageFile(tmp_path / "B05.tif", 0, Site("", "A01", 1, 1), 0, 0, pixel_um=pixel_um)
+    scorer = Scorer(find_model(None))
+    cells = prepare_field(FieldImage(file, field), scorer.passport)
+    assert np.array_equal(explained[0], cells.pixels)
+    table = np.loadtxt(tmp_path / "out" / "cells.csv", delimiter=",", skiprows=1)
+    assert np.abs(table[:, :2] - cells.centres).max() <= 0.051
+    assert np.abs(table[:, 2] - scorer.score(cells.pixels)).max() <= 0.000_051
 
 
 def test_the_command_writes_its_figures(field: Pixels, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,16 +1,17 @@
 """The montage: which cells it shows, in what order, and the command around it."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, Rectangle
 
 from acquisition.simulator import demo_plate, render_field
-from models.montage import choose_cells, draw_field, draw_montage, lowest_middle_highest, order_by_score
+from models.montage import choose_cells, draw_field, draw_montage, lowest_middle_highest, order_by_score, scale_bar
 from sesmo_live.cli.figures import montage
 from sesmo_live.errors import ImageError, UsageError
 
@@ -52,13 +53,26 @@ def test_rings_lie_on_the_cells_and_carry_the_scores_colour(tmp_path: Path) -> N
     field = np.full((400, 400), 1000, np.uint16)
     field[0, :50], field[1, :50] = 0, 2000
     figure = draw_field(field, np.array([[100.0, 300.0], [300.0, 100.0]]), np.array([0.0, 1.0]), "t")
-    rings = [ring for ring in figure.axes[0].patches if isinstance(ring, Circle)][1::2]
-    assert [tuple(ring.get_center()) for ring in rings] == [(100.0, 300.0), (300.0, 100.0)]
+    rings: list[Any] = [ring for ring in figure.axes[0].patches if isinstance(ring, Circle)][1::2]
+    assert [ring.get_center() for ring in rings] == [(100.0, 300.0), (300.0, 100.0)]
     low, high = (to_rgb(ring.get_edgecolor()) for ring in rings)
     assert low[2] > low[0] + 0.5, "a low score is blue"
     assert high[0] > high[2] + 0.5, "a high score is orange"
     figure.savefig(tmp_path / "f.png")
     assert cv2.imread(str(tmp_path / "f.png")) is not None
+
+
+@pytest.mark.parametrize(
+    ("width_px", "pixel_um", "expected"),
+    [(1024, None, (200, "200 px")), (2048, 0.65, (200 / 0.65, "200 µm")), (64, 0.1, (10, "1 µm"))],
+)
+def test_the_scale_bar_is_round_and_true(width_px: int, pixel_um: float | None, expected: tuple[float, str]) -> None:
+    length, label = scale_bar(width_px, pixel_um)
+    assert (length, label) == (pytest.approx(expected[0]), expected[1])
+    axis = draw_field(np.eye(width_px, dtype=np.uint8), np.empty((0, 2)), np.empty(0), "t", pixel_um=pixel_um).axes[0]
+    bar: Any = next(patch for patch in axis.patches if isinstance(patch, Rectangle))
+    assert bar.get_width() == pytest.approx(length)
+    assert label in [text.get_text() for text in axis.texts]
 
 
 @pytest.mark.parametrize("by_score", [False, True])
@@ -74,6 +88,14 @@ def test_the_command_draws_fields_folders_and_crops(by_score: bool, tmp_path: Pa
         assert picture is not None
         assert picture.std() > 20
         out.unlink()
+
+
+def test_unfit_pictures_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sharp = render_field(demo_plate(1), "A01", 1, 1)
+    tifffile.imwrite(tmp_path / "1.tif", sharp)
+    tifffile.imwrite(tmp_path / "2.tif", cv2.GaussianBlur(sharp, (0, 0), 4))
+    montage(tmp_path, tmp_path / "m.png", scores=False)
+    assert "1 of 2 pictures would be refused, such as 2.tif (" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Commands that make figures to look at: check, montage, explain."""
 
 import csv
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 PixelOption = Annotated[float | None, typer.Option("--pixel-um", help="µm per pixel of the picture [the model's]")]
 PageOption = Annotated[int, typer.Option("--page", help="page of a stack, from 0")]
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
-MOST_PICTURES = 6
-"""Pictures of a folder that one check shows: more rows than these nobody compares."""
+MOST_ROWS = 15
+"""Rows of one check: more than these nobody compares."""
+MOST_PICTURES = 50
+"""Pictures of a folder from which one montage takes its cells."""
+_TITLE_WIDTH = 110
 
 
 def check(
@@ -32,19 +36,22 @@ def check(
     ] = None,
 ) -> None:
     """Show each picture beside its binarisation and the cells that would be cropped, at several percentiles."""
-    from acquisition.pictures import read_picture
     from models.checks import draw_check
     from models.convert import to_uint8
     from models.cropper import shows_bright_cells
+    from sesmo_live.cli.images import _read
 
     chosen = _percentiles(percentiles)
     _check_figure(out)
+    paths = _pictures(images, max(1, MOST_ROWS // len(chosen)))
+    _spare_input(out, paths)
+    names = _names(paths)
     shown = []
-    for path in _pictures(images):
-        image = to_uint8(read_picture(path))
-        shown.append((path.name, image, shows_bright_cells(image) if bright is None else bright))
-        if bright is None and shown[-1][2]:
-            say([f"{path.name}: cells look bright, so the brightest pixels are taken; --phase takes the darkest"])
+    for path, name in zip(paths, names, strict=True):
+        image = to_uint8(_read(path, 0))
+        shown.append((name, image, shows_bright_cells(image) if bright is None else bright))
+    if bright is None and (seen := [name for name, _, is_bright in shown if is_bright]):
+        say([f"cells look bright in {', '.join(seen)}: the brightest pixels are taken; --phase takes the darkest"])
     figure = draw_check(shown, chosen, min_area_px=min_area)
     _save(figure, out)
     say([f"wrote {out}: {count(len(shown), 'picture')} at {count(len(chosen), 'percentile')}"])
@@ -75,9 +82,7 @@ def montage(
     _check_figure(out)
     folder = model_of(model, config)
     passport = read_passport(folder)
-    crops = _crops_of(image, passport, pixel_um)
-    if not len(crops):
-        raise UsageError(f"no cells were found in {image}; look at it with: sesmo-live check {image}")
+    crops, whence = _crops_of(image, passport, pixel_um, out)
     if by_score:
         values = Scorer(folder).score(crops)
         chosen = order_by_score(values, cells)
@@ -86,7 +91,7 @@ def montage(
         chosen = choose_cells(len(crops), cells, seed)
         values = Scorer(folder).score(crops[chosen]) if scores else np.empty(0, np.float32)
     how = "sorted by P(senescent)" if by_score else f"drawn at random (seed {seed})"
-    title = f"{len(chosen)} of {len(crops)} cells of {image.name}, {how}"
+    title = f"{len(chosen)} of {len(crops)} cells of {whence}, {how}; each {_width(passport, pixel_um)} wide"
     if scores:
         title += f"\nP(senescent) by model {passport.model_id}" + _demonstration(passport)
     _save(draw_montage(crops[chosen], values if scores else None, title=title), out)
@@ -104,6 +109,7 @@ def explain(
     """Show what a model sees in a picture: the score of every cell, and by Grad-CAM what in it speaks for which."""
     from models.explain import Explainer, explain_field
     from models.montage import draw_cells, draw_field, draw_field_map, lowest_middle_highest
+    from models.refusal import untested
     from models.scorer import Scorer
 
     folder = model_of(model, config)
@@ -111,19 +117,28 @@ def explain(
     passport = explainer.passport
     pixels, cells = _read_cells(image, passport, page, pixel_um)
     scale = _scale(pixel_um, passport)
-    _warn_if_unfit(image, pixels, cells, passport, scale)
+    unfit = _why_unfit(pixels, cells, passport, scale)
+    say([f"{image.name} would be refused: {reason}" for reason in unfit])
+    if gap := untested(passport.reference):
+        say([f"model {passport.model_id}: {gap}"])
     if not len(cells.pixels):
         raise UsageError(f"no cells were found in {image}; look at it with: sesmo-live check {image}")
     out.mkdir(parents=True, exist_ok=True)
+    for name in ("field.png", "gradcam.png", "cells.png"):
+        _spare_input(out / name, [image])
     scores = Scorer(folder).score(cells.pixels)
     maps = explainer.explain(cells.pixels)
     whose = f"\nmodel {passport.model_id}{_demonstration(passport)}"
+    if unfit:
+        whose += "\n" + textwrap.fill(f"would be refused: {unfit[0]}", _TITLE_WIDTH)
     who = f"{image.name}: {len(scores)} cells, mean P(senescent) {scores.mean():.2f}{whose}"
     few = lowest_middle_highest(scores)
     title = f"{image.name}: cells of lowest, middle and highest P(senescent){whose}"
-    _save(draw_field(pixels, cells.centres, scores, who, cell_px=passport.input_px / scale), out / "field.png")
+    cell_px = passport.input_px / scale
+    field = draw_field(pixels, cells.centres, scores, who, cell_px=cell_px, pixel_um=pixel_um)
+    _save(field, out / "field.png")
     evidence = explain_field(pixels.shape, cells.centres, maps, scale=scale)
-    _save(draw_field_map(pixels, evidence, who), out / "gradcam.png")
+    _save(draw_field_map(pixels, evidence, who, pixel_um=pixel_um), out / "gradcam.png")
     _save(draw_cells(cells.pixels[few], maps[few], scores[few].tolist(), title), out / "cells.png")
     _write_cells(out / "cells.csv", cells, scores)
     say([f"wrote field.png, gradcam.png, cells.png and cells.csv of {count(len(scores), 'cell')} to {out}"])
@@ -139,27 +154,56 @@ def _percentiles(text: str) -> tuple[float, ...]:
     return chosen
 
 
-def _pictures(images: list[Path]) -> list[Path]:
+def _pictures(images: list[Path], most: int) -> list[Path]:
     """Return the pictures named and those in the folders named; of too many, a few evenly picked ones."""
     from acquisition.pictures import list_pictures
 
     found = [path for image in images for path in (list_pictures(image) if image.is_dir() else [image])]
-    if len(found) <= MOST_PICTURES:
+    if len(found) <= most:
         return found
-    say([f"{MOST_PICTURES} of {len(found)} pictures are shown, evenly picked; name fewer to see particular ones"])
-    return [found[round(place * (len(found) - 1) / (MOST_PICTURES - 1))] for place in range(MOST_PICTURES)]
+    say([f"{most} of {count(len(found), 'picture')} are taken, evenly picked; name fewer to see particular ones"])
+    return [found[place * (len(found) - 1) // max(most - 1, 1)] for place in range(most)]
 
 
-def _crops_of(image: Path, passport: "ModelPassport", pixel_um: float | None) -> Any:
-    """Return the crops of a picture, of all pictures of a folder, or of an .npy file, as the model takes them."""
+def _names(paths: list[Path]) -> list[str]:
+    """Return the name of each picture, with its folder where two have the same."""
+    names = [path.name for path in paths]
+    return [path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+
+
+def _spare_input(out: Path, paths: list[Path]) -> None:
+    if any(out.exists() and path.exists() and out.samefile(path) for path in paths):
+        raise UsageError(f"{out} is a picture that was to be looked at; give --out another name")
+
+
+def _crops_of(image: Path, passport: "ModelPassport", pixel_um: float | None, out: Path) -> tuple[Any, str]:
+    """Return the crops of a picture, of pictures of a folder, or of an .npy file, as the model takes them, and whence.
+
+    Says how many of the pictures would be refused. Raises UsageError where there are no cells.
+    """
     import numpy as np
 
     if image.suffix.lower() == ".npy":
         from models.datasets import load_crops
 
-        return load_crops(image, passport.input_px)
-    crops = [_read_cells(path, passport, 0, pixel_um)[1].pixels for path in _pictures([image])]
-    return np.concatenate(crops)
+        crops, whence = load_crops(image, passport.input_px), image.name
+    else:
+        paths = _pictures([image], MOST_PICTURES)
+        _spare_input(out, paths)
+        whence = image.name if not image.is_dir() else f"{count(len(paths), 'picture')} in {image.name or image}"
+        fields = [_read_cells(path, passport, 0, pixel_um) for path in paths]
+        reasons = [_why_unfit(*field, passport, _scale(pixel_um, passport)) for field in fields]
+        bad = [f"{path.name} ({why[0]})" for path, why in zip(paths, reasons, strict=True) if why]
+        if bad:
+            say([f"{len(bad)} of {count(len(paths), 'picture')} would be refused, such as {bad[0]}"])
+        crops = np.concatenate([cells.pixels for _, cells in fields])
+    if not len(crops):
+        raise UsageError(f"no cells were found in {image}; " + _advice(image))
+    return crops, whence
+
+
+def _advice(image: Path) -> str:
+    return "give another" if image.suffix.lower() == ".npy" else f"look at it with: sesmo-live check {image}"
 
 
 def _read_cells(
@@ -185,15 +229,18 @@ def _scale(pixel_um: float | None, passport: "ModelPassport") -> float:
     return scale if abs(scale - 1) > SCALE_TOLERANCE else 1.0
 
 
-def _warn_if_unfit(image: Path, pixels: "Pixels", cells: "CellCrops", passport: "ModelPassport", scale: float) -> None:
-    """Say why `run` and `score` would refuse this picture; it is explained all the same."""
+def _why_unfit(pixels: "Pixels", cells: "CellCrops", passport: "ModelPassport", scale: float) -> list[str]:
+    """Return why `run` and `score` would refuse this picture; it is shown all the same."""
     from models.quality import measure_field
-    from models.refusal import unfit, untested
+    from models.refusal import unfit
 
-    reasons = unfit(measure_field(pixels, cells.pixels, scale=scale), passport.reference)
-    say([f"{image.name} would be refused: {reason}" for reason in reasons])
-    if gap := untested(passport.reference):
-        say([f"model {passport.model_id}: {gap}"])
+    return unfit(measure_field(pixels, cells.pixels, scale=scale), passport.reference)
+
+
+def _width(passport: "ModelPassport", pixel_um: float | None) -> str:
+    """Return how wide a crop is, in µm where the pictures' scale is known, to which they were resampled."""
+    width = f"{passport.input_px} px"
+    return f"{width} ({passport.input_px * passport.pixel_um:.0f} µm)" if pixel_um and passport.pixel_um else width
 
 
 def _demonstration(passport: "ModelPassport") -> str:
