@@ -136,7 +136,7 @@ def train_on(fields: Sequence[Field], kept: Path, *, start: Weights | None = Non
         progress=lambda step, loss: print(f"{kept.stem}: step {step} of {steps}, loss {loss:.3f}", flush=True),  # noqa: T201 - a script
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(kept, **weights)
+    np.savez(kept, allow_pickle=False, **weights)
     return weights
 
 

@@ -63,6 +63,12 @@ def empty_pictures(side: int) -> dict[str, Pixels]:
     return {name: np.clip(np.rint(picture), 0, 255).astype(np.uint8) for name, picture in pictures.items()}
 
 
+def eight_bit(image: Pixels) -> NDArray[np.uint8]:
+    """Return an image stretched to 20 to 220."""
+    low, high = float(image.min()), float(image.max())
+    return np.asarray(np.rint(20 + (image - low) * (200 / (high - low))), np.uint8)
+
+
 def background_windows(fields: list[Field], side: int) -> list[Pixels]:
     """Return windows of real fields in which no cell is labelled."""
     windows = []
@@ -137,7 +143,7 @@ def test_texture_finds_no_cells_in_noise_either() -> None:
 
 @pytest.mark.parametrize("way", ["detector", "texture"])
 def test_gain_bit_depth_and_place_do_not_matter(way: str, virtual: list[Field], model: Detector) -> None:
-    image = np.asarray(cv2.normalize(virtual[0].image, None, 20, 220, cv2.NORM_MINMAX), np.uint8)
+    image = eight_bit(virtual[0].image)
     chosen = model if way == "detector" else None
     plain = find_centres(image, cell_diameter_px=virtual[0].cell_px, model=chosen)
     deep = find_centres(image.astype(np.uint16) * 200 + 1000, cell_diameter_px=virtual[0].cell_px, model=chosen)
@@ -152,8 +158,9 @@ def test_gain_bit_depth_and_place_do_not_matter(way: str, virtual: list[Field], 
 
 def test_centres_of_a_larger_picture_are_in_its_own_pixels(virtual: list[Field], model: Detector) -> None:
     field = virtual[0]
-    twice = np.asarray(cv2.resize(field.image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC), field.image.dtype)
-    plain = find_centres(field.image, cell_diameter_px=field.cell_px, model=model)
+    image = eight_bit(field.image)
+    twice = np.asarray(cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC), np.uint8)
+    plain = find_centres(image, cell_diameter_px=field.cell_px, model=model)
     double = find_centres(twice, cell_diameter_px=2 * field.cell_px, model=model)
     assert abs(len(double) - len(plain)) <= 0.1 * len(plain)
     nearest = np.linalg.norm(double.xy[:, None] / 2 - plain.xy[None], axis=2).min(axis=1)
@@ -211,14 +218,15 @@ def test_crops_lie_where_their_centres_say_and_none_leaves_the_image() -> None:
     image = np.arange(60 * 80, dtype=np.uint16).reshape(60, 80)
     crops, kept = crop_cells_at(image, np.array([[10.0, 10], [40.4, 30.9], [70, 50], [9.9, 30], [71, 50]]), 20)
     np.testing.assert_array_equal(kept, [[10, 10], [40.4, 30.9], [70, 50]])
-    assert (crops.shape, crops.dtype) == ((3, 20, 20), np.uint16)
+    assert crops.shape == (3, 20, 20)
+    assert crops.dtype == np.uint16
     np.testing.assert_array_equal(crops[1], image[20:40, 30:50])
     none, at = crop_cells_at(image, np.empty((0, 2)), 20)
     assert (none.shape, at.shape) == ((0, 20, 20), (0, 2))
 
 
 def test_the_cropper_of_the_registry_cuts_what_the_detector_finds(virtual: list[Field]) -> None:
-    image = np.asarray(cv2.normalize(virtual[0].image, None, 20, 220, cv2.NORM_MINMAX), np.uint8)
+    image = eight_bit(virtual[0].image)
     crops, centres = CROPPERS["centres"](image, cell_diameter_px=30.0, crop_px=50)
     found = find_centres(image, cell_diameter_px=30, model=load_detector())
     assert len(centres) == len(crops) > 20
