@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from models.convert import to_uint8
 from models.cropper import CROPPERS
@@ -20,10 +21,14 @@ def prepare_field(field: FieldImage, passport: ModelPassport) -> CellCrops:
     scale = 1.0
     if field.file.pixel_um and passport.pixel_um:
         scale = field.file.pixel_um / passport.pixel_um
-    if abs(scale - 1) > SCALE_TOLERANCE:
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=way), np.uint8)
-    else:
-        scale = 1.0
+    image, scale = at_zoom(image, scale)
     crops, centres = CROPPERS[passport.cropper](image, **passport.cropper_settings)
     return CellCrops(field.file, crops, centres / scale)
+
+
+def at_zoom(image: NDArray[np.uint8], zoom: float) -> tuple[NDArray[np.uint8], float]:
+    """Return the image resampled to `zoom` times its size, and the zoom it has: 1 where it would hardly differ."""
+    if abs(zoom - 1) <= SCALE_TOLERANCE:
+        return image, 1.0
+    way = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=way), np.uint8), zoom

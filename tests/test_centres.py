@@ -1,19 +1,33 @@
 """Finding cells: real and virtual fields with known cells, pictures without any, bad input, crops, speed."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models import cropper, detector_passport
 from models.centres import Centres, crop_cells_at, find_centres, find_centres_in_fields, guess_cell_diameter
 from models.cropper import CROPPERS, crop_at_centres
-from models.detector_passport import Detector, find_detector, load_detector, read_detector_passport
+from models.detector_passport import (
+    Detector,
+    DetectorPassport,
+    detector_of,
+    find_detector,
+    load_detector,
+    read_detector_passport,
+    write_detector,
+)
+from models.heatmap import build_heatmap_network
 from models.matching import Detection, match_in_masks, summarize
+from models.network import get_weights
 from sesmo_live.detector_weights import Field, film_fields, match, median_diameter, phase_fields, virtual_fields
 from sesmo_live.errors import ImageError, ModelError, UsageError
+from sesmo_live.labelled import draft_passport
 from sesmo_live.records import Pixels
 
 
@@ -99,12 +113,15 @@ def test_virtual_cells_are_found_without_a_network(virtual: list[Field]) -> None
 
 @pytest.mark.realdata
 def test_real_phase_contrast_is_found_by_the_shipped_weights(phase: list[Field], model: Detector) -> None:
-    """They were trained on these fields: this guards weights and code; the passport holds the cross-validation."""
-    assert judged(phase, median_diameter(phase), model, "T98G, trained on").f1.value > 0.88
+    """They were trained on these fields, so this proves little; how they do elsewhere, the passport says."""
+    result = judged(phase, median_diameter(phase), model, "T98G, trained on")
+    assert result.recall.value > 0.75
+    assert result.precision.value > 0.75
 
 
 @pytest.mark.realdata
 def test_real_phase_contrast_is_found_without_a_network(phase: list[Field]) -> None:
+    """The eight fields were looked at while its constants were chosen: expect less of it elsewhere."""
     assert judged(phase, median_diameter(phase), None, "T98G, texture").f1.value > 0.76
 
 
@@ -135,10 +152,11 @@ def test_pictures_without_cells_hold_none(model: Detector, diameter: float | Non
     assert sum(found.values()) == 0
 
 
-def test_texture_finds_no_cells_in_noise_either() -> None:
-    assert {
-        name: len(find_centres(p, cell_diameter_px=40)) for name, p in empty_pictures(512).items()
-    } == dict.fromkeys(empty_pictures(512), 0)
+@pytest.mark.parametrize("diameter", [20.0, 40.0, 80.0, None])
+def test_texture_finds_no_cells_in_noise_either(diameter: float | None) -> None:
+    found = {name: len(find_centres(p, cell_diameter_px=diameter)) for name, p in empty_pictures(1024).items()}
+    print(diameter, found)  # noqa: T201
+    assert sum(found.values()) == 0
 
 
 @pytest.mark.parametrize("way", ["detector", "texture"])
@@ -249,9 +267,51 @@ def test_the_passport_says_what_the_detector_was_made_of() -> None:
     passport = read_detector_passport(find_detector())
     assert "T98G" in passport.training["data"]
     assert (find_detector() / "weights.safetensors").stat().st_size < 2_000_000
-    f1, low, high = passport.metrics["T98G phase contrast, fields not trained on"]["declared x1"]["f1"]
-    print(f"cross-validated F1 {f1} ({low} to {high})")  # noqa: T201
-    assert low < f1 < high
+    figures = passport.metrics["T98G phase contrast, fields not trained on"]
+    assert {"declared x1", "undeclared"} <= set(figures)
+    for name, measured in figures.items():
+        for key in ("f1", "precision", "recall", "count_error"):
+            value, low, high = measured[key]
+            assert low <= value <= high
+            assert low < high
+        assert (measured["n_fields"], measured["n_cells"]) > (7, 100)
+        print(f"cross-validated, {name}: F1 {measured['f1']}, {measured['n_cells']} cells")  # noqa: T201
+
+
+def test_a_new_model_records_the_detector_that_found_its_cells(virtual: list[Field]) -> None:
+    image = eight_bit(virtual[0].image)
+    settings = draft_passport("new", None).cropper_settings
+    assert settings == {
+        "detector": "centres",
+        "detector_sha256": read_detector_passport(find_detector()).weights_sha256,
+    }
+    assert len(CROPPERS["centres"](image, **settings)[0]) > 5
+    assert draft_passport("new", None, "deep-sesmo").cropper_settings == {}
+
+
+def test_threads_that_crop_at_once_load_a_detector_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = get_weights(build_heatmap_network())
+    passport = write_detector(tmp_path / "d", DetectorPassport("d", "1", "centre-unet", 24.0, 0.9, ""), weights)
+    loaded, looked = [], []
+
+    def load(*settings: Any) -> Detector:
+        loaded.append(settings)
+        time.sleep(0.3)
+        return detector_of(*settings)
+
+    def look(name: str) -> Path:
+        looked.append(name)
+        return find_detector(name)
+
+    monkeypatch.setattr(detector_passport, "detector_of", load)
+    monkeypatch.setattr(cropper, "find_detector", look)
+    image = np.random.default_rng(3).integers(0, 255, (64, 64)).astype(np.uint8)
+    settings: dict[str, Any] = {"detector": str(tmp_path / "d"), "detector_sha256": passport.weights_sha256}
+    with ThreadPoolExecutor(8) as readers:
+        shapes = {crops.shape[1:] for crops, _ in readers.map(lambda _: crop_at_centres(image, **settings), range(24))}
+    assert shapes == {(50, 50)}
+    assert len(loaded) == 1
+    assert len(looked) <= 8  # at most once a thread, not once an image
 
 
 def test_how_long_it_takes(model: Detector) -> None:
