@@ -31,6 +31,9 @@ LIKELY = 0.6
 NO_CELLS_PX = 40.0
 """The guess for an image in which no cell is seen at any scale."""
 
+_TO_TWO_PX = 0.5 * 3**0.5
+"""Blur, at half the size, that makes 2 px of the blur of 1 px that halving brings."""
+
 
 @dataclass(frozen=True, slots=True)
 class Centres:
@@ -161,7 +164,8 @@ def _read_map(
 ) -> Centres:
     """Return the peaks of a map above the model's threshold, in px of the image, but those in mere noise."""
     xy, scores, octaves = find_peaks(map_, model.threshold)
-    xy, scores, octaves = (part[_in_more_than_noise(xy, picture, model.cell_px)] for part in (xy, scores, octaves))
+    kept = _in_more_than_noise(xy, picture, model.cell_px)
+    xy, scores, octaves = xy[kept], scores[kept], octaves[kept]
     scale = np.array([shape[1] / picture.shape[1], shape[0] / picture.shape[0]])
     places = np.clip((xy + 0.5) * STRIDE * scale - 0.5, 0, np.array(shape[::-1]) - 1)
     sizes = np.asarray(diameter * np.exp2(np.clip(octaves, -3, 3)), np.float32)
@@ -175,10 +179,11 @@ def _in_more_than_noise(xy: Points, picture: Map, cell_px: float) -> NDArray[np.
     """
     if not len(xy):
         return np.empty(0, np.bool_)
-    linear = np.sinh(picture)
-    details = cv2.GaussianBlur(linear, (0, 0), 1) - cv2.GaussianBlur(linear, (0, 0), 2)
+    smooth = cv2.pyrDown(np.sinh(picture))  # a blur of 1 px, and what follows costs a quarter
+    squares = cv2.pow(smooth - cv2.GaussianBlur(smooth, (0, 0), _TO_TWO_PX), 2)
     size = (max(1, round(picture.shape[1] / cell_px)), max(1, round(picture.shape[0] / cell_px)))
-    second, fourth = (cv2.resize(details**power, size, interpolation=cv2.INTER_AREA) for power in (2, 4))
+    # Squared twice: NumPy takes fifty times as long for a fourth power.
+    second, fourth = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in (squares, squares * squares))
     second, fourth = (cv2.GaussianBlur(part, (0, 0), AROUND) for part in (second, fourth))
     tails = fourth / np.maximum(second**2, 1e-12) - 3
     cell = np.minimum((xy * STRIDE / cell_px).astype(np.intp), np.array(size) - 1)

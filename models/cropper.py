@@ -1,6 +1,7 @@
 """Croppers: from a field image to the crops of its cells. `deep-sesmo` is the original study's, byte for byte."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import cv2
@@ -10,7 +11,13 @@ from numpy.typing import NDArray
 
 from models.centres import crop_cells_at, find_centres
 from models.convert import counts_of, interpolate, percentile_of_counts
-from models.detector_passport import DEFAULT_DETECTOR, find_detector, load_detector, read_detector_passport
+from models.detector_passport import (
+    DEFAULT_DETECTOR,
+    Detector,
+    find_detector,
+    load_detector,
+    read_detector_passport,
+)
 from sesmo_live.errors import ImageError, ModelError, UsageError
 
 Cropper = Callable[..., tuple[NDArray[np.uint8], NDArray[np.float64]]]
@@ -97,15 +104,29 @@ def crop_at_centres(
     _check(image, 0, 0, crop_px)
     if min(image.shape) < crop_px:
         return np.empty((0, crop_px, crop_px), np.uint8), np.empty((0, 2))
-    model = None
-    if detector != TEXTURE:
-        folder = find_detector(detector)
-        if detector_sha256 and read_detector_passport(folder).weights_sha256 != detector_sha256:
-            raise ModelError(f"detector {detector} is not the one this model was made with; install that one")
-        model = load_detector(folder)
+    model = None if detector == TEXTURE else _vouched_detector(detector, detector_sha256)
     found = find_centres(image, cell_diameter_px=cell_diameter_px, model=model)
     crops, centres = crop_cells_at(image, found.xy, crop_px)
     return crops.astype(np.uint8, copy=False), centres
+
+
+def settings_of_new_model(cropper: str) -> dict[str, str]:
+    """Return the cropper settings that a new model's passport records: with `centres`, which detector found its cells.
+
+    Raises ModelError where the shipped detector is not there.
+    """
+    if CROPPERS[cropper] is not crop_at_centres:
+        return {}
+    return {"detector": DEFAULT_DETECTOR, "detector_sha256": read_detector_passport(find_detector()).weights_sha256}
+
+
+@lru_cache(maxsize=8)
+def _vouched_detector(name: str, sha256: str) -> Detector:
+    """Return a detector of this hash (empty: of any), looked for once in a process: every image asks for it."""
+    folder = find_detector(name)
+    if sha256 and read_detector_passport(folder).weights_sha256 != sha256:
+        raise ModelError(f"detector {name} is not the one this model was made with; install that one")
+    return load_detector(folder)
 
 
 TEXTURE = "texture"

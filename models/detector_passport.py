@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -144,10 +145,14 @@ def find_detector(name_or_folder: str | Path | None = None) -> Path:
 
 
 def load_detector(name_or_folder: str | Path | None = None) -> Detector:
-    """Return a detector ready to run, loaded once for each folder and hash; the first call starts Keras (seconds)."""
+    """Return a detector ready to run, loaded once for each folder and hash; the first call starts Keras (seconds).
+
+    Threads that ask at the same time wait for the one that loads it.
+    """
     folder = find_detector(name_or_folder)
     passport = read_detector_passport(folder)
-    return _loaded(folder.resolve(), passport.weights_sha256)
+    with _LOADING:
+        return _loaded(folder.resolve(), passport.weights_sha256)
 
 
 def detector_of(
@@ -155,6 +160,9 @@ def detector_of(
 ) -> Detector:
     """Return a detector that runs with `weights`; raise ModelError where they do not fit the network."""
     return Detector(name, cell_px, threshold, compile_heatmap(network, weights))
+
+
+_LOADING = threading.Lock()
 
 
 @lru_cache(maxsize=4)

@@ -82,6 +82,11 @@ def from_points(image: Pixels, centres: Points, cell_diameter_px: float, group: 
     """Return a field labelled by one point a cell (x, y in px): its cells teach where they are, not how large."""
     if not cell_diameter_px > 0:
         raise UsageError(f"a cell diameter of {cell_diameter_px} px is impossible; give the diameter of a typical cell")
+    strange = ~((centres >= -0.5) & (centres < np.array(image.shape[::-1]) - 0.5)).all(axis=1)
+    if strange.any():
+        x, y = centres[strange][0]
+        height, width = image.shape
+        raise UsageError(f"the point x {x:g}, y {y:g} lies outside {group} ({width}×{height} px); give points in px")
     occupied = np.zeros(image.shape, np.uint8)
     for x, y in np.rint(centres).astype(int).tolist():
         cv2.circle(occupied, (x, y), round(cell_diameter_px), 1, -1)

@@ -41,8 +41,8 @@ def build_scoring_network(name: str, input_px: int, weights: Weights) -> Any:
 
 def get_weights(model: Any) -> dict[str, NDArray[np.float32]]:
     """Return all weights of `model` as float32 by `layer/variable`."""
-    to_numpy = start_keras().ops.convert_to_numpy
-    return {path: np.array(to_numpy(variable), np.float32) for path, variable in _variables(model).items()}
+    # Keras' own conversion makes NumPy 2 warn.
+    return {path: np.array(np.asarray(variable), np.float32) for path, variable in _variables(model).items()}
 
 
 def set_weights(model: Any, weights: Weights) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from models.convert import to_uint8
 from models.cropper import CROPPERS
@@ -21,10 +22,7 @@ def prepare_field(field: FieldImage, passport: ModelPassport) -> CellCrops:
     The centres that come back are in pixels of the image as it was read.
     """
     image = to_uint8(field.pixels, passport.conversion)
-    scale = scale_of(field.file.pixel_um, passport)
-    if scale != 1:
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=way), np.uint8)
+    image, scale = at_zoom(image, scale_of(field.file.pixel_um, passport))
     crops, centres = CROPPERS[passport.cropper](image, **passport.cropper_settings)
     return CellCrops(field.file, crops, centres / scale)
 
@@ -39,3 +37,11 @@ def judge_field(field: FieldImage, cells: CellCrops, passport: ModelPassport) ->
     """Return what was measured on a field and its crops, and why the model cannot score it ([] if it can)."""
     quality = measure_field(field.pixels, cells.pixels, scale=scale_of(field.file.pixel_um, passport))
     return quality, unfit(quality, passport.reference)
+
+
+def at_zoom(image: NDArray[np.uint8], zoom: float) -> tuple[NDArray[np.uint8], float]:
+    """Return the image resampled to `zoom` times its size, and the zoom it has: 1 where it would hardly differ."""
+    if abs(zoom - 1) <= SCALE_TOLERANCE:
+        return image, 1.0
+    way = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=way), np.uint8), zoom

@@ -1,4 +1,4 @@
-"""Make the shipped detector: `python -m sesmo_live.detector_weights SHARED_DATA OUT` (about an hour on two cores).
+"""Make the shipped detector: `python -m sesmo_live.detector_weights SHARED_DATA OUT` (hours on two cores).
 
 It learns from real phase contrast (T98G, instance masks), real quantitative phase (MDA-MB-231) and the virtual
 microscope. Its passport reports cross-validation by field, and how a detector does that has never seen a modality.
@@ -136,7 +136,7 @@ def train_on(fields: Sequence[Field], kept: Path, *, start: Weights | None = Non
         progress=lambda step, loss: print(f"{kept.stem}: step {step} of {steps}, loss {loss:.3f}", flush=True),  # noqa: T201 - a script
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(kept, **weights)
+    np.savez(kept, allow_pickle=False, **weights)
     return weights
 
 

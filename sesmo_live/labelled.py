@@ -17,7 +17,7 @@ from acquisition.tiff import read_pages, read_pixels
 from db import queries
 from db.schema import Image
 from models.convert import CONVERSIONS, to_uint8
-from models.cropper import CROPPERS
+from models.cropper import CROPPERS, settings_of_new_model
 from models.datasets import Groups, LabelledCells, Source, digest_of, fit_cell, gather, groups_of, load_crops
 from models.prepare import prepare_field
 from sesmo_live.errors import ImageError, IncompleteImageError, UsageError
@@ -62,7 +62,8 @@ def draft_passport(
 ) -> ModelPassport:
     """Return the passport of a model to be trained, as far as it is known before; its cells are cut by `cropper`.
 
-    Raises UsageError for an unknown cropper or conversion, or an impossible scale.
+    Raises UsageError for an unknown cropper or conversion, or an impossible scale, and ModelError where the detector
+    that `centres` needs is not there.
     """
     for noun, value, known in (("cropper", cropper or CROPPER, CROPPERS), ("conversion", conversion, CONVERSIONS)):
         if value not in known:
@@ -77,7 +78,7 @@ def draft_passport(
         pixel_um=pixel_um,
         conversion=conversion,
         cropper=cropper or CROPPER,
-        cropper_settings={},
+        cropper_settings=settings_of_new_model(cropper or CROPPER),
         threshold=0.5,
         weights_sha256="",
     )

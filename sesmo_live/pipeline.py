@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sesmo_live.errors import ImageError, SesmoError
+from sesmo_live.errors import ImageError, ModelError, SesmoError
 from sesmo_live.records import CellCrops, CellScores, ImageFile
 
 
@@ -120,6 +120,8 @@ class Pipeline:
                 self._fields.put((job, prepared))
         except (ImageError, OSError) as error:
             self._deliver(Outcome(job, error=error))
+        except ModelError as error:  # its detector is missing or another one: no image is to blame
+            self._deliver(Halt(error))
         except MemoryError:
             text = f"{job.file.path} does not fit into memory; export it in smaller images"
             self._deliver(Outcome(job, error=ImageError(text)))

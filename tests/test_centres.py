@@ -1,19 +1,33 @@
 """Finding cells: real and virtual fields with known cells, pictures without any, bad input, crops, speed."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models import cropper, detector_passport
 from models.centres import Centres, crop_cells_at, find_centres, find_centres_in_fields, guess_cell_diameter
 from models.cropper import CROPPERS, crop_at_centres
-from models.detector_passport import Detector, find_detector, load_detector, read_detector_passport
+from models.detector_passport import (
+    Detector,
+    DetectorPassport,
+    detector_of,
+    find_detector,
+    load_detector,
+    read_detector_passport,
+    write_detector,
+)
+from models.heatmap import build_heatmap_network
 from models.matching import Detection, match_in_masks, summarize
+from models.network import get_weights
 from sesmo_live.detector_weights import Field, film_fields, match, median_diameter, phase_fields, virtual_fields
 from sesmo_live.errors import ImageError, ModelError, UsageError
+from sesmo_live.labelled import draft_passport
 from sesmo_live.records import Pixels
 
 
@@ -63,6 +77,12 @@ def empty_pictures(side: int) -> dict[str, Pixels]:
     return {name: np.clip(np.rint(picture), 0, 255).astype(np.uint8) for name, picture in pictures.items()}
 
 
+def eight_bit(image: Pixels) -> NDArray[np.uint8]:
+    """Return an image stretched to 20 to 220."""
+    low, high = float(image.min()), float(image.max())
+    return np.asarray(np.rint(20 + (image - low) * (200 / (high - low))), np.uint8)
+
+
 def background_windows(fields: list[Field], side: int) -> list[Pixels]:
     """Return windows of real fields in which no cell is labelled."""
     windows = []
@@ -93,12 +113,15 @@ def test_virtual_cells_are_found_without_a_network(virtual: list[Field]) -> None
 
 @pytest.mark.realdata
 def test_real_phase_contrast_is_found_by_the_shipped_weights(phase: list[Field], model: Detector) -> None:
-    """They were trained on these fields: this guards weights and code; the passport holds the cross-validation."""
-    assert judged(phase, median_diameter(phase), model, "T98G, trained on").f1.value > 0.88
+    """They were trained on these fields, so this proves little; how they do elsewhere, the passport says."""
+    result = judged(phase, median_diameter(phase), model, "T98G, trained on")
+    assert result.recall.value > 0.75
+    assert result.precision.value > 0.75
 
 
 @pytest.mark.realdata
 def test_real_phase_contrast_is_found_without_a_network(phase: list[Field]) -> None:
+    """The eight fields were looked at while its constants were chosen: expect less of it elsewhere."""
     assert judged(phase, median_diameter(phase), None, "T98G, texture").f1.value > 0.76
 
 
@@ -129,15 +152,16 @@ def test_pictures_without_cells_hold_none(model: Detector, diameter: float | Non
     assert sum(found.values()) == 0
 
 
-def test_texture_finds_no_cells_in_noise_either() -> None:
-    assert {
-        name: len(find_centres(p, cell_diameter_px=40)) for name, p in empty_pictures(512).items()
-    } == dict.fromkeys(empty_pictures(512), 0)
+@pytest.mark.parametrize("diameter", [20.0, 40.0, 80.0, None])
+def test_texture_finds_no_cells_in_noise_either(diameter: float | None) -> None:
+    found = {name: len(find_centres(p, cell_diameter_px=diameter)) for name, p in empty_pictures(1024).items()}
+    print(diameter, found)  # noqa: T201
+    assert sum(found.values()) == 0
 
 
 @pytest.mark.parametrize("way", ["detector", "texture"])
 def test_gain_bit_depth_and_place_do_not_matter(way: str, virtual: list[Field], model: Detector) -> None:
-    image = np.asarray(cv2.normalize(virtual[0].image, None, 20, 220, cv2.NORM_MINMAX), np.uint8)
+    image = eight_bit(virtual[0].image)
     chosen = model if way == "detector" else None
     plain = find_centres(image, cell_diameter_px=virtual[0].cell_px, model=chosen)
     deep = find_centres(image.astype(np.uint16) * 200 + 1000, cell_diameter_px=virtual[0].cell_px, model=chosen)
@@ -152,8 +176,9 @@ def test_gain_bit_depth_and_place_do_not_matter(way: str, virtual: list[Field], 
 
 def test_centres_of_a_larger_picture_are_in_its_own_pixels(virtual: list[Field], model: Detector) -> None:
     field = virtual[0]
-    twice = np.asarray(cv2.resize(field.image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC), field.image.dtype)
-    plain = find_centres(field.image, cell_diameter_px=field.cell_px, model=model)
+    image = eight_bit(field.image)
+    twice = np.asarray(cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC), np.uint8)
+    plain = find_centres(image, cell_diameter_px=field.cell_px, model=model)
     double = find_centres(twice, cell_diameter_px=2 * field.cell_px, model=model)
     assert abs(len(double) - len(plain)) <= 0.1 * len(plain)
     nearest = np.linalg.norm(double.xy[:, None] / 2 - plain.xy[None], axis=2).min(axis=1)
@@ -211,14 +236,15 @@ def test_crops_lie_where_their_centres_say_and_none_leaves_the_image() -> None:
     image = np.arange(60 * 80, dtype=np.uint16).reshape(60, 80)
     crops, kept = crop_cells_at(image, np.array([[10.0, 10], [40.4, 30.9], [70, 50], [9.9, 30], [71, 50]]), 20)
     np.testing.assert_array_equal(kept, [[10, 10], [40.4, 30.9], [70, 50]])
-    assert (crops.shape, crops.dtype) == ((3, 20, 20), np.uint16)
+    assert crops.shape == (3, 20, 20)
+    assert crops.dtype == np.uint16
     np.testing.assert_array_equal(crops[1], image[20:40, 30:50])
     none, at = crop_cells_at(image, np.empty((0, 2)), 20)
     assert (none.shape, at.shape) == ((0, 20, 20), (0, 2))
 
 
 def test_the_cropper_of_the_registry_cuts_what_the_detector_finds(virtual: list[Field]) -> None:
-    image = np.asarray(cv2.normalize(virtual[0].image, None, 20, 220, cv2.NORM_MINMAX), np.uint8)
+    image = eight_bit(virtual[0].image)
     crops, centres = CROPPERS["centres"](image, cell_diameter_px=30.0, crop_px=50)
     found = find_centres(image, cell_diameter_px=30, model=load_detector())
     assert len(centres) == len(crops) > 20
@@ -241,9 +267,51 @@ def test_the_passport_says_what_the_detector_was_made_of() -> None:
     passport = read_detector_passport(find_detector())
     assert "T98G" in passport.training["data"]
     assert (find_detector() / "weights.safetensors").stat().st_size < 2_000_000
-    f1, low, high = passport.metrics["T98G phase contrast, fields not trained on"]["declared x1"]["f1"]
-    print(f"cross-validated F1 {f1} ({low} to {high})")  # noqa: T201
-    assert low < f1 < high
+    figures = passport.metrics["T98G phase contrast, fields not trained on"]
+    assert {"declared x1", "undeclared"} <= set(figures)
+    for name, measured in figures.items():
+        for key in ("f1", "precision", "recall", "count_error"):
+            value, low, high = measured[key]
+            assert low <= value <= high
+            assert low < high
+        assert (measured["n_fields"], measured["n_cells"]) > (7, 100)
+        print(f"cross-validated, {name}: F1 {measured['f1']}, {measured['n_cells']} cells")  # noqa: T201
+
+
+def test_a_new_model_records_the_detector_that_found_its_cells(virtual: list[Field]) -> None:
+    image = eight_bit(virtual[0].image)
+    settings = draft_passport("new", None).cropper_settings
+    assert settings == {
+        "detector": "centres",
+        "detector_sha256": read_detector_passport(find_detector()).weights_sha256,
+    }
+    assert len(CROPPERS["centres"](image, **settings)[0]) > 5
+    assert draft_passport("new", None, "deep-sesmo").cropper_settings == {}
+
+
+def test_threads_that_crop_at_once_load_a_detector_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = get_weights(build_heatmap_network())
+    passport = write_detector(tmp_path / "d", DetectorPassport("d", "1", "centre-unet", 24.0, 0.9, ""), weights)
+    loaded, looked = [], []
+
+    def load(*settings: Any) -> Detector:
+        loaded.append(settings)
+        time.sleep(0.3)
+        return detector_of(*settings)
+
+    def look(name: str) -> Path:
+        looked.append(name)
+        return find_detector(name)
+
+    monkeypatch.setattr(detector_passport, "detector_of", load)
+    monkeypatch.setattr(cropper, "find_detector", look)
+    image = np.random.default_rng(3).integers(0, 255, (64, 64)).astype(np.uint8)
+    settings: dict[str, Any] = {"detector": str(tmp_path / "d"), "detector_sha256": passport.weights_sha256}
+    with ThreadPoolExecutor(8) as readers:
+        shapes = {crops.shape[1:] for crops, _ in readers.map(lambda _: crop_at_centres(image, **settings), range(24))}
+    assert shapes == {(50, 50)}
+    assert len(loaded) == 1
+    assert len(looked) <= 8  # at most once a thread, not once an image
 
 
 def test_how_long_it_takes(model: Detector) -> None:

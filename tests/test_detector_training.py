@@ -107,7 +107,7 @@ def test_places_that_nobody_labelled_count_for_nothing() -> None:
     assert 0.2 < (weights == 0).mean() < 0.6
     for _ in range(40):
         target = draw_sample(field, rng)[1]
-        assert not target[..., 0][(target[..., 1] == 0)].max(initial=0) == 1
+        assert target[..., 0][target[..., 1] == 0].max(initial=0) < 1
 
 
 def test_points_teach_no_sizes_and_no_outlines() -> None:
@@ -237,12 +237,12 @@ def test_a_site_trains_its_own_detector_from_masks(tmp_path: Path) -> None:
     images, masks = labelled_folder(tmp_path, 5)
     fields = labelled_fields(images, masks, None, None)
     assert [field.group for field in fields] == [f"f{k}" for k in range(5)]
-    found = train_and_write(fields, tmp_path / "mine", "", steps=20, seed=0)
+    found = train_and_write(fields, tmp_path / "mine", find_detector(), steps=20, seed=0)
     assert found is not None
     print(f"F1 {found.f1.value:.2f} on the field held out, after 20 steps from the shipped weights")  # noqa: T201
     assert found.f1.value > 0.7
     passport = read_detector_passport(tmp_path / "mine")
-    assert passport.training["started_from"] == "centres 1"
+    assert str(passport.training["started_from"]).startswith("centres ")
     assert len(passport.training["held_out"]) == 1
     assert passport.metrics["f1"]["value"] == pytest.approx(found.f1.value)
     assert load_detector(tmp_path / "mine").threshold == passport.threshold

@@ -104,6 +104,15 @@ def test_a_broken_model_halts_and_blames_no_image() -> None:
     assert not any(isinstance(o, Outcome) for o in outcomes)
 
 
+def test_a_model_whose_detector_is_missing_halts_and_blames_no_image() -> None:
+    def without_detector(_file: ImageFile) -> Prepared:
+        raise ModelError("detector 'centres' is not there")
+
+    outcomes = collect([Job(k, image(k), Recipe("m", without_detector, grey)) for k in range(1, 5)])
+    assert outcomes
+    assert all(isinstance(o, Halt) and isinstance(o.error, ModelError) for o in outcomes)
+
+
 def test_closing_drops_what_has_not_begun() -> None:
     gate, begun = threading.Event(), threading.Event()
 

@@ -2,14 +2,14 @@
 
 import csv
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sesmo_live.cli.output import count, say
-from sesmo_live.errors import ImageError, UsageError
+from sesmo_live.errors import ImageError, ModelError, UsageError
 from sesmo_live.records import Pixels
 
 if TYPE_CHECKING:
@@ -54,26 +54,28 @@ def train_detector(
         raise UsageError(f"{out} holds a detector already; give another folder")
     if start is not None and from_scratch:
         raise UsageError("--start and --from-scratch exclude each other; give one of them")
+    if steps < 1:
+        raise UsageError(f"--steps {steps} trains nothing; give at least 1, some hundred for a useful detector")
+    base = None if from_scratch else _detector_folder(start)
     diameter = declared_diameter(cell_diameter_px, cell_diameter_um, pixel_um)
     fields = labelled_fields(images, masks, points, diameter)
     say([f"{count(len(fields), 'field')} with {count(sum(len(f.centres) for f in fields), 'cell')}"])
-    metrics = train_and_write(fields, out, None if from_scratch else (start or ""), steps, seed)
+    metrics = train_and_write(fields, out, base, steps, seed)
     say([f"detector: {out}", *_told(metrics)])
 
 
 def train_and_write(
-    fields: "list[LabelledImage]", out: Path, start: str | None, steps: int, seed: int
+    fields: "list[LabelledImage]", out: Path, base: Path | None, steps: int, seed: int
 ) -> "Detection | None":
     """Train on four fifths of the fields, write the detector, and return how it finds the others (None: too few).
 
-    `start` names a detector to go on from (empty: the shipped one), None trains from nothing.
+    `base` is the folder of a detector to go on from, None trains from nothing.
     """
     import numpy as np
 
     from models.detector_passport import (
         DetectorPassport,
         detector_of,
-        find_detector,
         read_detector_passport,
         read_detector_weights,
         write_detector,
@@ -81,7 +83,6 @@ def train_and_write(
     from models.detector_samples import CELL_PX
     from models.detector_training import train_detector as train
 
-    base = None if start is None else find_detector(start or None)
     passport = None if base is None else read_detector_passport(base)
     weights = None if base is None or passport is None else read_detector_weights(base, passport)
     order = np.random.default_rng(seed).permutation(len(fields))
@@ -121,31 +122,41 @@ def labelled_fields(
     images: Path, masks: Path | None, points: Path | None, cell_diameter_px: float | None
 ) -> "list[LabelledImage]":
     """Return the fields of a folder that have labels; raise UsageError where these or a needed size are missing."""
+    import numpy as np
+
     from acquisition.pictures import list_pictures, read_picture
     from models.detector_samples import from_masks, from_points
 
     if (masks is None) == (points is None):
         raise UsageError("say where the cells are: --masks FOLDER or --points CSV, one of them")
+    if points is not None and cell_diameter_px is None:
+        raise UsageError("points do not tell how large cells are; give --cell-diameter-px or --cell-diameter-um")
     pictures = list_pictures(images)
-    fields = []
     if masks is not None:
         labels = {path.stem: path for path in list_pictures(masks)}
-        for path in pictures:
-            if path.stem in labels:
-                fields.append(from_masks(read_picture(path), _read_labels(labels[path.stem]), path.stem))
-    elif points is not None:
-        if cell_diameter_px is None:
-            raise UsageError("points do not tell how large cells are; give --cell-diameter-px or --cell-diameter-um")
-        import numpy as np
+        _say_unlabelled(images, [path.name for path in pictures if path.stem not in labels], len(pictures))
+        return [
+            from_masks(read_picture(path), _read_labels(labels[path.stem]), path.stem)
+            for path in pictures
+            if path.stem in labels
+        ]
+    rows = read_points(points) if points is not None else {}
+    if strange := sorted(rows.keys() - {path.name for path in pictures}):
+        raise UsageError(f"{points} has points of {strange[0]}, which is not in {images}; correct its name")
+    _say_unlabelled(images, [path.name for path in pictures if path.name not in rows], len(pictures))
+    return [
+        from_points(read_picture(path), np.array(rows[path.name], np.float64), cell_diameter_px or 0.0, path.stem)
+        for path in pictures
+        if path.name in rows
+    ]
 
-        rows = read_points(points)
-        for path in pictures:
-            if path.name in rows:
-                at = np.array(rows[path.name], np.float64)
-                fields.append(from_points(read_picture(path), at, cell_diameter_px, path.stem))
-    if not fields:
-        raise UsageError(f"none of the {count(len(pictures), 'picture')} in {images} has labels; name them alike")
-    return fields
+
+def _say_unlabelled(images: Path, without: list[str], n: int) -> None:
+    """Say which pictures have no labels and are left out; raise UsageError where none has any."""
+    if len(without) == n:
+        raise UsageError(f"none of the {count(n, 'picture')} in {images} has labels; name them alike")
+    if without:
+        say([f"{count(len(without), 'picture')} without labels left out, such as {without[0]}"])
 
 
 def read_points(path: Path) -> Points:
@@ -175,9 +186,56 @@ def declared_diameter(
         return cell_diameter_px
     if pixel_um is None:
         raise UsageError("--cell-diameter-um needs the image's scale; add --pixel-um, or give --cell-diameter-px")
-    if not pixel_um > 0:
-        raise UsageError(f"--pixel-um {pixel_um} is no scale; give µm per pixel, such as 1.24")
+    _check_scale("--pixel-um", pixel_um)
     return cell_diameter_um / pixel_um
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What `crop` was told of sizes: a typical cell's diameter, the µm per pixel of image and crops, a crop's side."""
+
+    cell_diameter_px: float | None
+    cell_diameter_um: float | None
+    pixel_um: float | None
+    model_pixel_um: float | None
+    crop_px: int
+
+
+def crop_found(
+    image: Path,
+    page: int,
+    pixels: Pixels,
+    detector: str | None,
+    scale: Scale,
+    out: Path | None,
+    positions: Path | None,
+) -> None:
+    """Find the cells of an image, write their crops and all centres as asked for, and say how many there are."""
+    import numpy as np
+
+    _check_scale("--pixel-um", scale.pixel_um)
+    _check_scale("--model-pixel-um", scale.model_pixel_um)
+    pixel_um = _own_pixel_um(image, page) if scale.pixel_um is None else scale.pixel_um
+    if scale.model_pixel_um is not None and pixel_um is None:
+        raise UsageError(f"{image.name} does not tell its µm per pixel, which --model-pixel-um needs; add --pixel-um")
+    found = find_for_crop(pixels, detector, declared_diameter(scale.cell_diameter_px, scale.cell_diameter_um, pixel_um))
+    zoom = pixel_um / scale.model_pixel_um if pixel_um and scale.model_pixel_um else 1.0
+    crops = cut_found(pixels, found, scale.crop_px, zoom)
+    if out is not None:
+        np.save(out, crops)
+    if positions is not None:
+        write_positions(positions, found)
+    left_out = len(found) - len(crops)
+    say([f"{count(len(found), 'cell')} in {image.name}, found by {found.how}"])
+    if left_out:
+        say([f"{left_out} of them too near the rim for a crop of {scale.crop_px} px; --positions has them too"])
+    if found.guessed:
+        say(
+            [
+                f"the cell diameter was guessed: {found.cell_diameter_px:.0f} px; if a typical cell is of another "
+                "size, declare it with --cell-diameter-px or --cell-diameter-um"
+            ]
+        )
 
 
 def find_for_crop(image: Pixels, detector: str | None, cell_diameter_px: float | None) -> "Centres":
@@ -186,16 +244,52 @@ def find_for_crop(image: Pixels, detector: str | None, cell_diameter_px: float |
     from models.cropper import TEXTURE
     from models.detector_passport import load_detector
 
-    model = None if detector == TEXTURE else load_detector(detector)
-    found = find_centres(image, cell_diameter_px=cell_diameter_px, model=model)
-    if found.guessed:
-        say(
-            [
-                f"cell diameter guessed: {found.cell_diameter_px:.0f} px; if cells in the image are of another size, "
-                "declare it with --cell-diameter-px or --cell-diameter-um"
-            ]
-        )
-    return found
+    model = None if detector == TEXTURE else load_detector(_detector_folder(detector))
+    return find_centres(image, cell_diameter_px=cell_diameter_px, model=model)
+
+
+def cut_found(image: Pixels, found: "Centres", crop_px: int, zoom: float) -> "NDArray[np.uint8]":
+    """Return the 8-bit crops of the cells that have room for one, at `zoom` times the image's size.
+
+    16-bit images are converted as those of new models are; sizes that differ by less than 5 % stay, as in scoring.
+    """
+    import numpy as np
+
+    from models.centres import crop_cells_at
+    from models.convert import to_uint8
+    from models.prepare import at_zoom
+    from sesmo_live.labelled import CONVERSION
+
+    grey, zoom = at_zoom(to_uint8(image, CONVERSION), zoom)
+    crops, _ = crop_cells_at(grey, found.xy * zoom, crop_px)
+    return np.asarray(crops, np.uint8)
+
+
+def _detector_folder(name: str | None) -> Path:
+    """Return the folder of a detector; raise UsageError that lists what exists where a named one is not there."""
+    from models.detector_passport import find_detector
+
+    try:
+        return find_detector(name)
+    except ModelError as error:
+        if name is None:
+            raise
+        raise UsageError(str(error)) from error
+
+
+def _own_pixel_um(image: Path, page: int) -> float | None:
+    """Return the µm per pixel that a TIFF tells of itself."""
+    from acquisition.tiff import read_pages
+
+    if image.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    pages = read_pages(image)
+    return pages[page].pixel_um if page < len(pages) else None
+
+
+def _check_scale(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < 1000:
+        raise UsageError(f"{name} {value} is no scale; give µm per pixel in the sample, such as 0.65")
 
 
 def write_positions(path: Path, found: "Centres") -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,28 +16,76 @@ def crop(
     image: Annotated[Path, typer.Argument(help="field image")],
     out: Annotated[Path | None, typer.Option("--out", help="crops as .npy, uint8 N×H×W")] = None,
     positions: Annotated[Path | None, typer.Option("--positions", help="cell centres as CSV (x, y in px)")] = None,
-    cropper: Annotated[str, typer.Option(help="which cropper")] = "deep-sesmo",
-    percentile: Annotated[float, typer.Option(help="darkest share of the pixels, in percent (advised 1 to 10)")] = 5.0,
-    min_area: Annotated[int, typer.Option("--min-area", help="smallest contour area, in px")] = 50,
-    fluorescence: Annotated[bool, typer.Option("--fluorescence", help="cells are bright, not dark")] = False,
+    cropper: Annotated[str, typer.Option(help="centres, or deep-sesmo as the original study")] = "centres",
+    cell_diameter_px: Annotated[
+        float | None, typer.Option("--cell-diameter-px", help="diameter of a typical cell, in px [guessed]")
+    ] = None,
+    cell_diameter_um: Annotated[
+        float | None, typer.Option("--cell-diameter-um", help="the same in µm; needs the image's µm per pixel")
+    ] = None,
+    pixel_um: Annotated[
+        float | None, typer.Option("--pixel-um", help="µm per pixel in the sample [the file's own]")
+    ] = None,
+    model_pixel_um: Annotated[
+        float | None, typer.Option("--model-pixel-um", help="µm per pixel of the crops [as the image]")
+    ] = None,
+    crop_px: Annotated[int | None, typer.Option("--crop-px", help="side of a crop, in px [50]")] = None,
+    detector: Annotated[
+        str | None, typer.Option("--detector", help="detector folder or name, or texture for none [the shipped one]")
+    ] = None,
+    percentile: Annotated[
+        float | None, typer.Option(help="deep-sesmo: darkest share of the pixels, in percent (advised 1 to 10) [5]")
+    ] = None,
+    min_area: Annotated[
+        int | None, typer.Option("--min-area", help="deep-sesmo: smallest contour area, in px [50]")
+    ] = None,
+    fluorescence: Annotated[
+        bool, typer.Option("--fluorescence", help="deep-sesmo: cells are bright, not dark")
+    ] = False,
     page: Annotated[int, typer.Option(help="page of a stack, from 0")] = 0,
 ) -> None:
-    """Cut the single cells out of an image."""
-    import numpy as np
-
-    from models.convert import to_uint8
+    """Find the single cells of an image, to cut them out or to write where they are."""
     from models.cropper import CROPPERS
+    from sesmo_live.cli.detection import Scale, crop_found
 
     if cropper not in CROPPERS:
         raise UsageError(f"there is no cropper {cropper!r}; the croppers are {', '.join(CROPPERS)}")
     if out is None and positions is None:
         raise UsageError("say what to write: --out crops.npy, --positions centres.csv, or both")
-    pixels = _read(image, page)
-    settings: dict[str, Any] = {"percentile": percentile, "min_area_px": min_area}
+    sizes = {"--cell-diameter-px": cell_diameter_px, "--cell-diameter-um": cell_diameter_um, "--pixel-um": pixel_um}
+    sizes |= {"--model-pixel-um": model_pixel_um, "--crop-px": crop_px}
+    if cropper == "centres":
+        dark = {"--percentile": percentile, "--min-area": min_area, "--fluorescence": fluorescence or None}
+        _refuse(dark, "deep-sesmo", cropper)
+        scale = Scale(cell_diameter_px, cell_diameter_um, pixel_um, model_pixel_um, 50 if crop_px is None else crop_px)
+        crop_found(image, page, _read(image, page), detector, scale, out, positions)
+        return
+    _refuse({**sizes, "--detector": detector}, "centres", cropper)
+    settings: dict[str, Any] = {"percentile": 5.0 if percentile is None else percentile}
+    settings["min_area_px"] = 50 if min_area is None else min_area
     if fluorescence:
-        if cropper != "deep-sesmo":
-            raise UsageError(f"--fluorescence is a setting of cropper deep-sesmo, not of {cropper}; leave it out")
+        _refuse({"--fluorescence": None if cropper == "deep-sesmo" else True}, "deep-sesmo", cropper)
         settings["fluorescence"] = True
+    _crop_patches(image, _read(image, page), cropper, settings, out, positions)
+
+
+def _refuse(given: Mapping[str, object], of: str, cropper: str) -> None:
+    """Raise UsageError for an option that belongs to another cropper and is given all the same."""
+    if odd := [name for name, value in given.items() if value is not None]:
+        raise UsageError(
+            f"{odd[0]} is a setting of cropper {of}, not of {cropper}; leave it out, or choose --cropper {of}"
+        )
+
+
+def _crop_patches(
+    image: Path, pixels: Any, cropper: str, settings: Mapping[str, Any], out: Path | None, positions: Path | None
+) -> None:
+    """Crop as the original study did, by dark or bright patches, and write what was asked for."""
+    import numpy as np
+
+    from models.convert import to_uint8
+    from models.cropper import CROPPERS
+
     crops, centres = CROPPERS[cropper](to_uint8(pixels), **settings)
     if out is not None:
         np.save(out, crops)
