@@ -109,15 +109,17 @@ def explain(
     """Show what a model sees in a picture: the score of every cell, and by Grad-CAM what in it speaks for which."""
     from models.explain import Explainer, explain_field
     from models.montage import draw_cells, draw_field, draw_field_map, lowest_middle_highest
+    from models.prepare import judge_field, scale_of
     from models.refusal import untested
     from models.scorer import Scorer
+    from sesmo_live.records import FieldImage
 
     folder = model_of(model, config)
     explainer = Explainer(folder)
     passport = explainer.passport
     pixels, cells = _read_cells(image, passport, page, pixel_um)
-    scale = _scale(pixel_um, passport)
-    unfit = _why_unfit(pixels, cells, passport, scale)
+    scale = scale_of(pixel_um, passport)
+    unfit = judge_field(FieldImage(cells.file, pixels), cells, passport)[1]
     say([f"{image.name} would be refused: {reason}" for reason in unfit])
     if gap := untested(passport.reference):
         say([f"model {passport.model_id}: {gap}"])
@@ -183,6 +185,9 @@ def _crops_of(image: Path, passport: "ModelPassport", pixel_um: float | None, ou
     """
     import numpy as np
 
+    from models.prepare import judge_field
+    from sesmo_live.records import FieldImage
+
     if image.suffix.lower() == ".npy":
         from models.datasets import load_crops
 
@@ -192,7 +197,7 @@ def _crops_of(image: Path, passport: "ModelPassport", pixel_um: float | None, ou
         _spare_input(out, paths)
         whence = image.name if not image.is_dir() else f"{count(len(paths), 'picture')} in {image.name or image}"
         fields = [_read_cells(path, passport, 0, pixel_um) for path in paths]
-        reasons = [_why_unfit(*field, passport, _scale(pixel_um, passport)) for field in fields]
+        reasons = [judge_field(FieldImage(cells.file, pixels), cells, passport)[1] for pixels, cells in fields]
         bad = [f"{path.name} ({why[0]})" for path, why in zip(paths, reasons, strict=True) if why]
         if bad:
             say([f"{len(bad)} of {count(len(paths), 'picture')} would be refused, such as {bad[0]}"])
@@ -219,22 +224,6 @@ def _read_cells(
     pixels = _read(image, page)
     file = ImageFile(image, page, Site("", "A01", 1, 1), 0, 0, pixel_um=pixel_um)
     return pixels, prepare_field(FieldImage(file, pixels), passport)
-
-
-def _scale(pixel_um: float | None, passport: "ModelPassport") -> float:
-    """Return how many times as large as the picture the model's crops show everything, as `prepare_field` has it."""
-    from models.prepare import SCALE_TOLERANCE
-
-    scale = pixel_um / passport.pixel_um if pixel_um and passport.pixel_um else 1.0
-    return scale if abs(scale - 1) > SCALE_TOLERANCE else 1.0
-
-
-def _why_unfit(pixels: "Pixels", cells: "CellCrops", passport: "ModelPassport", scale: float) -> list[str]:
-    """Return why `run` and `score` would refuse this picture; it is shown all the same."""
-    from models.quality import measure_field
-    from models.refusal import unfit
-
-    return unfit(measure_field(pixels, cells.pixels, scale=scale), passport.reference)
 
 
 def _width(passport: "ModelPassport", pixel_um: float | None) -> str:
