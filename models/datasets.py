@@ -137,8 +137,12 @@ def load_crops(path: Path, input_px: int) -> NDArray[np.uint8]:
     """Return the crops in a `.npy` file; raise ImageError unless they are uint8 N×`input_px`×`input_px`."""
     try:
         crops = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ImageError(f"{path} cannot be read as crops ({error}); write it with numpy.save") from error
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror or error}); give a file that is yours") from error
+    except (ValueError, EOFError, TypeError) as error:
+        raise ImageError(f"{path} is no whole NumPy file of plain numbers; write it with numpy.save") from error
+    if not isinstance(crops, np.ndarray):
+        raise ImageError(f"{path} holds several arrays; write the crops alone with numpy.save")
     if crops.dtype != np.uint8 or crops.ndim != 3 or crops.shape[1:] != (input_px, input_px):
         raise ImageError(
             f"{path} holds {crops.dtype} of shape {crops.shape}; crops are uint8 of shape "

@@ -172,8 +172,8 @@ def test_a_group_file_that_is_wrong_names_its_line(tmp_path: Path) -> None:
         (crops(3)[:, :40], r"holds uint8 of shape \(3, 40, 50\); crops are uint8 of shape \(cells, 50, 50\)"),
         (crops(3).astype(np.float32), "holds float32"),
         (crops(3)[0], r"shape \(50, 50\)"),
-        (b"no array", "cannot be read as crops"),
-        (np.array([{}]), "cannot be read as crops"),
+        (b"no array", "is no whole NumPy file of plain numbers; write it with numpy.save"),
+        (np.array([{}]), "is no whole NumPy file of plain numbers; write it with numpy.save"),
     ],
 )
 def test_crops_of_a_wrong_shape_are_named(tmp_path: Path, content: Any, words: str) -> None:
