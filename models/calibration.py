@@ -102,7 +102,7 @@ def check_calibration(calibration: Mapping[str, Any], where: Path = Path("passpo
         ("temperature", temperature, _is_number(temperature) and temperature > 0),
         ("bias", bias, _is_number(bias)),
         ("x", x, x is None or _rises(x, strictly=True)),
-        ("y", y, (x is None) == (y is None) and (y is None or (_rises(y) and len(y) == len(x)))),
+        ("y", y, (x is None) == (y is None) and (x is None or y is None or (_rises(y) and len(y) == len(x)))),
     ):
         if not valid:
             shown = "of its line" if isinstance(value, list | tuple) else repr(value)
@@ -118,7 +118,8 @@ def _rises(values: Any, *, strictly: bool = False) -> bool:
     if not isinstance(values, list | tuple) or len(values) < 2 or not all(map(_is_number, values)):
         return False
     steps = np.diff(values)
-    return 0 <= values[0] and values[-1] <= 1 and bool((steps > 0 if strictly else steps >= 0).all())
+    inside = bool(values[0] >= 0 and values[-1] <= 1)
+    return inside and bool((steps > 0 if strictly else steps >= 0).all())
 
 
 def choose_threshold(labels: NDArray[np.int_], scores: Floats, groups: Sequence[str], seed: int = 0) -> float:

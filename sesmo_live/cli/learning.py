@@ -86,6 +86,8 @@ def train(
     draft = draft_passport(name or out.resolve().name, model_pixel_um or pixel_um, cropper, conversion)
     reading = Reading(draft, _kind(images), pixel_um, layout or "auto", _groups(groups))
     cells = _cells(control, senescent, plate, from_controls, run, from_hours, reading, database_of(db, config))
+    if draft.pixel_um is None:
+        draft = dataclasses.replace(draft, pixel_um=cells.pixel_um)
     table: list[dict[str, Any]] = []
     if recipes is not None:
         table = _search(cells, recipes, seed, out)
