@@ -1,11 +1,12 @@
-"""Start Keras on TensorFlow once, quietly, and without taking the whole GPU."""
+"""Start Keras once, quietly: on TensorFlow without taking the whole GPU, or on JAX or PyTorch where installed."""
 
+import importlib
 import os
 import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,22 +22,23 @@ _CHATTER = re.compile(
 
 
 def start_keras(threads: int | None = None) -> Any:
-    """Import Keras and return it; the first call starts TensorFlow and takes seconds.
+    """Import Keras and return it, on the backend that KERAS_BACKEND names, else on TensorFlow; it takes seconds once.
 
-    `threads` caps the threads of one operation; None takes all cores. GPU memory is taken as needed. Raises
-    ModelError where TensorFlow already runs with another number of threads, and for another Keras backend.
+    `threads` caps the threads of one operation; None takes all cores. GPU memory is taken as needed by TensorFlow and
+    PyTorch. Raises ModelError for a backend that is unknown or not installed, where TensorFlow already runs with
+    another number of threads, and where JAX is given one.
     """
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
-        raise ModelError(f"KERAS_BACKEND={backend} is not supported yet; unset it to score with TensorFlow")
+    if backend not in _CAPS:
+        raise ModelError(f"KERAS_BACKEND={backend} is not supported; unset it, or set one of {', '.join(_CAPS)}")
     with _STARTING:
-        if "keras" not in sys.modules or "tensorflow" not in sys.modules:
+        if "keras" not in sys.modules or backend not in sys.modules:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             with without_chatter(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                _start_tensorflow(threads)
+                _start(backend, threads)
         elif threads is not None:
-            _set_threads(threads)
+            _CAPS[backend](threads)
     import keras
 
     return keras
@@ -73,8 +75,20 @@ def _sieve(source: int, real: int) -> None:
                 kept.write(line)
 
 
+def _start(backend: str, threads: int | None) -> None:
+    try:
+        import keras  # noqa: F401 - its import belongs inside the quiet
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"KERAS_BACKEND={backend} needs the package {error.name}; install it, or unset KERAS_BACKEND"
+        ) from error
+    if backend == "tensorflow":
+        _start_tensorflow(threads)
+    elif threads is not None:
+        _CAPS[backend](threads)
+
+
 def _start_tensorflow(threads: int | None) -> None:
-    import keras  # noqa: F401 - its import belongs inside the quiet
     import tensorflow as tf
 
     for device in tf.config.list_physical_devices("GPU"):
@@ -96,3 +110,19 @@ def _set_threads(threads: int) -> None:
         raise ModelError(
             f"TensorFlow already runs with {running} threads; set threads to {threads} before the first model is loaded"
         ) from None
+
+
+def _set_torch_threads(threads: int) -> None:
+    importlib.import_module("torch").set_num_threads(threads)
+
+
+def _refuse_threads(threads: int) -> None:
+    raise ModelError(f"KERAS_BACKEND=jax takes no number of threads ({threads}); leave it out, or unset KERAS_BACKEND")
+
+
+_CAPS: dict[str, Callable[[int], None]] = {
+    "tensorflow": _set_threads,
+    "jax": _refuse_threads,
+    "torch": _set_torch_threads,
+}
+"""What caps the threads of each backend."""

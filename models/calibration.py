@@ -1,6 +1,7 @@
 """From a network's output to a probability that can be believed, and the threshold between healthy and senescent."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,21 +94,32 @@ def calibrate_rest(scores: NDArray[np.float32], calibration: Mapping[str, Any]) 
     return _isotonic(scores, calibration).astype(np.float32) if "x" in calibration else scores
 
 
-def check_calibration(calibration: Mapping[str, Any]) -> None:
-    """Raise ModelError unless the calibration of a passport can be applied."""
-    x, y = calibration.get("x", [0, 1]), calibration.get("y", [0, 1])
-    numbers = [calibration.get("temperature", 1.0), calibration.get("bias", 0.0)]
-    try:
-        line = np.asarray([x, y], np.float64)
-        whole = np.isfinite(np.asarray(numbers, np.float64)).all() and numbers[0] > 0
-        sound = line.ndim == 2 and len(line[0]) >= 2 and (np.diff(line[0]) > 0).all() and (np.diff(line[1]) >= 0).all()
-        inside = bool(((line >= 0) & (line <= 1)).all())
-    except (TypeError, ValueError):
-        whole = sound = inside = False
-    if not (whole and sound and inside):
-        raise ModelError(
-            "the calibration in the passport is not one that this version can apply; run: sesmo-live model calibrate"
-        )
+def check_calibration(calibration: Mapping[str, Any], where: Path = Path("passport.json")) -> None:
+    """Raise ModelError, which names the passport `where` it stands and the key, unless a calibration can be applied."""
+    temperature, bias = calibration.get("temperature", 1.0), calibration.get("bias", 0.0)
+    x, y = calibration.get("x"), calibration.get("y")
+    for key, value, valid in (
+        ("temperature", temperature, _is_number(temperature) and temperature > 0),
+        ("bias", bias, _is_number(bias)),
+        ("x", x, x is None or _rises(x, strictly=True)),
+        ("y", y, (x is None) == (y is None) and (x is None or y is None or (_rises(y) and len(y) == len(x)))),
+    ):
+        if not valid:
+            shown = "of its line" if isinstance(value, list | tuple) else repr(value)
+            raise ModelError(f"{where}: {key} {shown} of the calibration is out of range; install the model anew")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 < value < 1e9
+
+
+def _rises(values: Any, *, strictly: bool = False) -> bool:
+    """Say whether `values` are two or more numbers in [0, 1], none below (or, `strictly`, equal to) the one before."""
+    if not isinstance(values, list | tuple) or len(values) < 2 or not all(map(_is_number, values)):
+        return False
+    steps = np.diff(values)
+    inside = bool(values[0] >= 0 and values[-1] <= 1)
+    return inside and bool((steps > 0 if strictly else steps >= 0).all())
 
 
 def choose_threshold(labels: NDArray[np.int_], scores: Floats, groups: Sequence[str], seed: int = 0) -> float:

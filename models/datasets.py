@@ -33,6 +33,7 @@ class Source:
     `crops` is uint8 N×H×H, `digests` one hash for all or one a cell. `plate`, `well`, `field` are empty where unknown;
     `group` names what cells share, for each cell or for all, where it was declared. `stressor` is what was given.
     `read` reads a field's picture again, `scale` is its µm per pixel over the model's; a single cell has no field.
+    `pixel_um` is the picture's µm per pixel, None where it is not known.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Source:
     group: Sequence[str] = ()
     read: Callable[[], Pixels] | None = None
     scale: float = 1.0
+    pixel_um: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class LabelledCells:
 
     `digests` are of the pictures that the cells come from. `split` says in words what the groups are, `notes` what
     must be said with every figure, `failures` which pictures were left out and why. `fields` reads the pictures that
-    are fields again, by name, and `scale` is their usual µm per pixel over the model's.
+    are fields again, by name, and `scale` is their usual µm per pixel over the model's. `pixel_um` is the one µm per
+    pixel that all pictures have, None where it is not known or differs.
     """
 
     crops: NDArray[np.uint8]
@@ -69,6 +72,7 @@ class LabelledCells:
     failures: tuple[tuple[str, str], ...] = ()
     fields: Mapping[str, Callable[[], Pixels]] = field(default_factory=dict)
     scale: float = 1.0
+    pixel_um: float | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,6 +107,7 @@ def gather(
         failures=tuple(failures),
         fields={source.name: source.read for source in held if source.read is not None},
         scale=float(np.median([source.scale for source in held])),
+        pixel_um=_one_scale([source.pixel_um for source in held]),
     )
 
 
@@ -137,8 +142,12 @@ def load_crops(path: Path, input_px: int) -> NDArray[np.uint8]:
     """Return the crops in a `.npy` file; raise ImageError unless they are uint8 N×`input_px`×`input_px`."""
     try:
         crops = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ImageError(f"{path} cannot be read as crops ({error}); write it with numpy.save") from error
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror or error}); give a file that is yours") from error
+    except (ValueError, EOFError, TypeError) as error:
+        raise ImageError(f"{path} is no whole NumPy file of plain numbers; write it with numpy.save") from error
+    if not isinstance(crops, np.ndarray):
+        raise ImageError(f"{path} holds several arrays; write the crops alone with numpy.save")
     if crops.dtype != np.uint8 or crops.ndim != 3 or crops.shape[1:] != (input_px, input_px):
         raise ImageError(
             f"{path} holds {crops.dtype} of shape {crops.shape}; crops are uint8 of shape "
@@ -181,6 +190,14 @@ def groups_of(groups: Groups, names: Sequence[str], n: int) -> list[str]:
             raise UsageError(f"--groups says nothing of cell {cell} of {names[0]}; add a line for it")
         found.append(group)
     return found
+
+
+def _one_scale(scales: Sequence[float | None]) -> float | None:
+    """Return the median of the µm per pixel where all pictures have one, and the same to 5 %."""
+    known = [scale for scale in scales if scale is not None]
+    if len(known) < len(scales) or max(known) > 1.05 * min(known):
+        return None
+    return float(np.median(known))
 
 
 def _of_each(values: Sequence[str], n: int) -> Sequence[str]:

@@ -15,6 +15,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from models.calibration import check_calibration
 from models.convert import CONVERSIONS
 from models.cropper import CROPPERS
 from models.network import NETWORKS
@@ -164,15 +165,14 @@ def _check_values(passport: ModelPassport, where: Path) -> None:
     ):
         if name not in known:
             raise ModelError(f"{where} names the {kind} {name!r}, this version knows {', '.join(known)}; update it")
-    temperature = passport.calibration.get("temperature", 1.0)
     for key, value, valid in (
         ("input_px", passport.input_px, 1 <= passport.input_px <= 1024),
         ("threshold", passport.threshold, 0 <= passport.threshold <= 1),
         ("pixel_um", passport.pixel_um, passport.pixel_um is None or 0 < passport.pixel_um < 1000),
-        ("temperature", temperature, isinstance(temperature, int | float) and 0 < temperature < float("inf")),
     ):
         if not valid:
             raise ModelError(f"{where}: {key} {value!r} is out of range; install the model anew")
+    check_calibration(passport.calibration, where)
     try:
         crops, _ = CROPPERS[passport.cropper](np.zeros((1, 1), np.uint8), **passport.cropper_settings)
     except (TypeError, SesmoError) as error:

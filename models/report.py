@@ -13,6 +13,7 @@ import numpy as np
 from models.datasets import LABELS
 from models.metrics import calibration_curve, precision_recall_curve, roc_curve
 from models.validation import FIGURES, Validation
+from sesmo_live.spreadsheet import harmless
 
 _MOST_POINTS = 2000
 """A curve of more points is thinned: nobody sees the difference, and the file stays small."""
@@ -49,11 +50,11 @@ def write_report(
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows that share their keys as CSV; None becomes an empty cell."""
+    """Write rows that share their keys as CSV; None becomes an empty cell, and no text a formula."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
-        table.writerows(rows)
+        table.writerows({key: harmless(value) for key, value in row.items()} for row in rows)
 
 
 def _tables(result: Validation) -> dict[str, list[dict[str, Any]]]:
@@ -112,7 +113,7 @@ def _figures(result: Validation, history: Sequence[Mapping[str, float]]) -> dict
         _, false, true = roc_curve(labels, scores)
         axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle="--")
         axes.plot(false, true, color=_BLUE)
-        axes.set(xlabel="false-positive rate", ylabel="true-positive rate", title=f"ROC, {_said(result, 'auc')}")
+        axes.set(xlabel="false-positive rate", ylabel="true-positive rate", title=f"ROC, area {_said(result, 'auc')}")
 
     def precision_recall(axes: Any) -> None:
         _, precision, recall = precision_recall_curve(labels, scores)
@@ -124,7 +125,7 @@ def _figures(result: Validation, history: Sequence[Mapping[str, float]]) -> dict
         axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle="--")
         axes.plot(mean, share, color=_BLUE, linewidth=1)
         axes.scatter(mean, share, s=8 + 80 * n / n.max(), color=_BLUE)
-        axes.set(xlabel="score", ylabel="share of senescent cells", title=f"Calibration, {_said(result, 'ece')}")
+        axes.set(xlabel="score", ylabel="share of senescent cells", title=f"Calibration, error {_said(result, 'ece')}")
 
     def matrix(axes: Any) -> None:
         counts = np.array(_matrix(result))
@@ -152,6 +153,7 @@ def _curves(axes: Any, history: Sequence[Mapping[str, float]]) -> None:
         axes.plot(epochs, [entry[name] for entry in history], color=colour, label=f"{name}, trained on")
         held_out = [entry[f"held_out_{name}"] for entry in history]
         axes.plot(epochs, held_out, color=colour, linestyle="--", label=f"{name}, held out")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", title="Training", ylim=(0, max(1.0, min(2.0, max(e["held_out_loss"] for e in history)))))
     axes.legend(frameon=False, fontsize=7)
 
@@ -159,7 +161,7 @@ def _curves(axes: Any, history: Sequence[Mapping[str, float]]) -> None:
 def _said(result: Validation, name: str) -> str:
     row = result.row()
     if row[name] is None:
-        return f"{_NAMES[name]} unknown"
+        return "unknown"
     interval = "" if row[f"{name}_low"] is None else f" ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
     return f"{row[name]:.3f}{interval}"
 

@@ -15,6 +15,7 @@ from models.prepare import judge_field, prepare_field
 from sesmo_live.errors import ImageError, IncompleteImageError, UsageError
 from sesmo_live.records import CellCrops, FieldImage, ImageFile, Site
 from sesmo_live.screening.intervals import FieldSums, mean_interval
+from sesmo_live.spreadsheet import harmless
 
 if TYPE_CHECKING:
     from models.scorer import Scorer
@@ -142,11 +143,11 @@ def _write_csv(out: Path, rows: list[dict[str, Any]], cells: dict[str, list[NDAr
         writer.writerow(["condition", "mean_score", *(f"cell_{number}" for number in range(1, most + 1))])
         for row in rows:
             values = [f"{value:.6f}" for field in cells[row["condition"]] for value in field]
-            writer.writerow([row["condition"], row["mean_score"], *values, *[""] * (most - len(values))])
+            writer.writerow([harmless(row["condition"]), row["mean_score"], *values, *[""] * (most - len(values))])
     with (out / "ratio.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
-        table.writerows(rows)
+        table.writerows({key: harmless(value) for key, value in row.items()} for row in rows)
 
 
 def _write_chart(path: Path, rows: list[dict[str, Any]], value: str, label: str, title: str) -> None:

@@ -156,6 +156,7 @@ def _read_control(row: _ControlImage, plate: str, reading: Reading) -> Source:
         stressor=row.compound if label else "",
         read=read,
         scale=reading.scale(pixel_um) or 1.0,
+        pixel_um=pixel_um,
     )
 
 
@@ -184,8 +185,12 @@ def _control_images(connection: Connection, plate: queries.PlateRow, from_hours:
             place = (Path(row.path), row.page, row.well, row.field, row.timepoint, row.pixel_um)
             rows.append(_ControlImage(*place, treated.role, treated.compound))
     if not rows:
-        late = "" if from_hours is None else f" from {from_hours:g} h after treatment on"
-        raise UsageError(f"plate {plate.name} has no scored images of its control wells{late}; score the plate first")
+        if from_hours is not None:
+            raise UsageError(
+                f"plate {plate.name} has no scored images of its control wells from {from_hours:g} h after treatment "
+                "on; give an earlier --from-hours, or score later images first"
+            )
+        raise UsageError(f"plate {plate.name} has no scored images of its control wells; score the plate first")
     return rows
 
 
@@ -277,6 +282,7 @@ def _read_one(root: Path, path: Path, place: _Place | None, label: int, reading:
         group=groups_of(reading.groups, names, 1) if reading.groups is not None else (),
         read=None if alone else partial(read_picture, path),
         scale=reading.scale(pixel_um) or 1.0,
+        pixel_um=None if alone and reading.scale(pixel_um) is None else pixel_um,
     )
     if place is not None:
         return replace(source, plate=place.plate, well=place.well, field=place.field)

@@ -135,12 +135,21 @@ def test_one_class_cannot_be_calibrated() -> None:
         {"x": [0, 0.5, 1], "y": [0, 0.9, 0.2]},
         {"x": [0, 1], "y": [0, 3]},
         {"x": [0.0], "y": [0.0]},
+        {"x": [0, 0.5, 1]},
+        {"y": [0, 1]},
+        {"x": ["0", "1"], "y": [0, 1]},
+        {"x": 1, "y": 1},
+        {"temperature": True},
+        {"temperature": 10**400},
+        {"bias": "0.1"},
+        {"bias": None},
     ],
 )
 def test_a_calibration_that_cannot_be_applied_is_refused(calibration: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="model calibrate"):
-        check_calibration(calibration)
-    with pytest.raises(ModelError, match="model calibrate"):
+    key = f"({'|'.join(calibration)}) .* of the calibration is out of range; install the model anew"
+    with pytest.raises(ModelError, match=f"there.json: {key}"):
+        check_calibration(calibration, Path("there.json"))
+    with pytest.raises(ModelError, match=key):
         calibrate(np.array([0.5]), calibration)
 
 

@@ -1,5 +1,6 @@
 """Labelled cells from folders, crops and plates: grouped as coarsely as their names allow, refused in one sentence."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,20 @@ def test_fields_of_a_layout_are_cropped_and_grouped_by_well(tmp_path: Path) -> N
     assert cells.fields[cells.pictures[0]]().shape == (256, 256)
 
 
+def test_the_scale_of_the_pictures_is_known_only_where_all_have_the_same(tmp_path: Path) -> None:
+    folders = [write_wells(tmp_path / name, wells) for name, wells in (("c", "A01 A02"), ("s", "B01 B02"))]
+    unknown, declared = (
+        gather_folders(folders[:1], folders[1:], dataclasses.replace(FIELDS, pixel_um=scale)) for scale in (None, 0.5)
+    )
+    assert (unknown.pixel_um, declared.pixel_um) == (None, 0.5)
+    scales = (0.5, 0.51), (0.5, 0.7), (0.5, None)
+    of_two = [gather([source(0, "a", 12, pixel_um=one), source(1, "b", 12, pixel_um=two)]) for one, two in scales]
+    assert [cells.pixel_um for cells in of_two] == [0.505, None, None]
+    pictures = [[single(tmp_path / name, [f"{name}{i}.tif" for i in range(12)])] for name in ("one", "other")]
+    single_cells = gather_folders(*pictures, reading=dataclasses.replace(FIELDS, pixel_um=0.5))
+    assert single_cells.pixel_um is None  # resized whole, they have no scale that is known
+
+
 def test_single_cells_are_brought_to_size(tmp_path: Path) -> None:
     control, senescent = (single(tmp_path / name, [f"x{i}.tif" for i in range(12)]) for name in ("c", "longer"))
     cells = gather_folders([control], [senescent], FIELDS)
@@ -172,8 +187,8 @@ def test_a_group_file_that_is_wrong_names_its_line(tmp_path: Path) -> None:
         (crops(3)[:, :40], r"holds uint8 of shape \(3, 40, 50\); crops are uint8 of shape \(cells, 50, 50\)"),
         (crops(3).astype(np.float32), "holds float32"),
         (crops(3)[0], r"shape \(50, 50\)"),
-        (b"no array", "cannot be read as crops"),
-        (np.array([{}]), "cannot be read as crops"),
+        (b"no array", "is no whole NumPy file of plain numbers; write it with numpy.save"),
+        (np.array([{}]), "is no whole NumPy file of plain numbers; write it with numpy.save"),
     ],
 )
 def test_crops_of_a_wrong_shape_are_named(tmp_path: Path, content: Any, words: str) -> None:

@@ -191,6 +191,17 @@ def write_crops(folder: Path, cells: LabelledCells) -> dict[str, Any]:
     return {"control": folder / "control.npy", "senescent": folder / "senescent.npy", "groups": folder / "groups.csv"}
 
 
+def test_no_name_becomes_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
+    cells, scores = scored(40)
+    names = ["=1+1", "+a", "-b", "@c", "\td", "plain"] * 7
+    named = dataclasses.replace(cells, pictures=names[:40], groups=[f"={name}" for name in cells.groups])
+    write_report(tmp_path, evaluate(named, scores, 0.5), title="t")
+    rows = table(tmp_path / "cells.csv")
+    assert [row["picture"] for row in rows[:6]] == ["'=1+1", "'+a", "'-b", "'@c", "'\td", "plain"]
+    assert all(row["group"].startswith("'=") for row in rows)
+    assert float(rows[0]["score"]) == round(scores[0], 6)
+
+
 def words(files: dict[str, Any]) -> list[Any]:
     return [word for name, value in files.items() for word in (f"--{name}", value)]
 
@@ -252,3 +263,10 @@ def test_a_wrong_network_epochs_or_out_is_one_sentence(sesmo: Sesmo, tmp_path: P
     assert "network 'deep' is unknown" in sentence(sesmo("train", *given, "--out", "m", "--network", "deep", code=2))
     assert "--epochs 0" in sentence(sesmo("train", *given, "--out", "m", "--epochs", 0, code=2))
     assert "holds a model already" in sentence(sesmo("train", *given, "--out", stub_model, code=2))
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    for command in (["train"], ["validate"], ["model", "calibrate"]):
+        for out in (file, file / "m"):
+            assert f"{file} is a file" in sentence(sesmo(*command, *given, "--out", out, code=2))
+    for seed in (-1, 2**32):
+        assert "Invalid value for '--seed'" in sesmo("train", *given, "--out", "m", "--seed", seed, code=2).err

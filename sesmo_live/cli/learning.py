@@ -14,6 +14,7 @@ from sesmo_live.errors import UsageError
 
 if TYPE_CHECKING:
     from models.datasets import LabelledCells
+    from models.training import Recipe
     from models.validation import Validation
     from sesmo_live.labelled import Reading
 
@@ -36,7 +37,7 @@ GroupsOption = Annotated[
 ]
 ImagesOption = Annotated[str, typer.Option("--images", help="what the pictures show: fields, cells or auto (by size)")]
 PixelOption = Annotated[float | None, typer.Option("--pixel-um", help="µm per pixel of the pictures [the files' own]")]
-SeedOption = Annotated[int, typer.Option("--seed", help="seed of split, draws and intervals")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31, help="seed of split, draws and intervals")]
 ReportOption = Annotated[Path, typer.Option("--out", help="folder for CSV files, figures and report.html")]
 
 
@@ -71,7 +72,7 @@ def train(
     """Train a model on healthy and senescent cells; run the same command again to go on after an interruption."""
     import dataclasses
 
-    from models.passport import PASSPORT
+    from models.search import read_grid, recipe_of
     from models.training import RECIPES
     from sesmo_live.labelled import Reading, draft_passport
 
@@ -79,17 +80,17 @@ def train(
         raise UsageError(f"network {network!r} is unknown; use one of {', '.join(RECIPES)}")
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs {epochs} is too few; give 1 or more")
-    if (out / PASSPORT).exists():
-        raise UsageError(f"{out} holds a model already; choose another folder with --out, or delete that one first")
+    _check_model_folder(out)
+    recipe = RECIPES[network] if epochs is None else dataclasses.replace(RECIPES[network], epochs=epochs)
+    recipes = None if search is None else read_grid(search, network, epochs)
     draft = draft_passport(name or out.resolve().name, model_pixel_um or pixel_um, cropper, conversion)
     reading = Reading(draft, _kind(images), pixel_um, layout or "auto", _groups(groups))
     cells = _cells(control, senescent, plate, from_controls, run, from_hours, reading, database_of(db, config))
-    recipe = RECIPES[network] if epochs is None else dataclasses.replace(RECIPES[network], epochs=epochs)
+    if draft.pixel_um is None:
+        draft = dataclasses.replace(draft, pixel_um=cells.pixel_um)
     table: list[dict[str, Any]] = []
-    if search is not None:
-        table = _search(cells, search, network, epochs, seed, out)
-        from models.search import recipe_of
-
+    if recipes is not None:
+        table = _search(cells, recipes, seed, out)
         recipe = recipe_of(table[0])
     from models.fit import CHECKPOINT, fit_model
 
@@ -99,9 +100,10 @@ def train(
         with training_bar(recipe.epochs) as progress:
             fitted = fit_model(cells, recipe, draft, out, seed=seed, progress=progress)
     except KeyboardInterrupt:
-        say([f"interrupted; run the same command again to go on after the last whole epoch ({out / CHECKPOINT})"])
+        if (out / CHECKPOINT).is_file():
+            say([f"interrupted; run the same command again to go on after the last whole epoch ({out / CHECKPOINT})"])
         raise
-    say([*fitted.result.notes, f"model {fitted.passport.model_id} and its report are in {out}"])
+    say([*_new_notes(fitted.result, cells), f"model {fitted.passport.model_id} and its report are in {out}"])
     _show_figures(
         fitted.result,
         output,
@@ -132,6 +134,7 @@ def validate(
     from models.passport import read_passport
     from sesmo_live.labelled import Reading
 
+    _check_folder(out)
     folder = model_of(model, config)
     passport = read_passport(folder)
     reading = Reading(passport, _kind(images), pixel_um, layout or "auto", _groups(groups))
@@ -141,7 +144,7 @@ def validate(
 
     result = validate_model(folder, cells, seed=seed)
     write_report(out, result, title=f"Validation of model {passport.model_id}")
-    say([*result.notes, f"wrote the report to {out}"])
+    say([*_new_notes(result, cells), f"wrote the report to {out}"])
     _show_figures(result, output, {"model": passport.model_id})
     _end(cells)
 
@@ -168,13 +171,14 @@ def model_calibrate(
     from models.passport import read_passport
     from sesmo_live.labelled import Reading
 
+    _check_model_folder(out)
     folder = model_of(model, config)
     reading = Reading(read_passport(folder), _kind(images), pixel_um, layout or "auto", _groups(groups))
     cells = _cells(control, senescent, plate, from_controls, run, from_hours, reading, database_of(db, config))
     from models.fit import recalibrate
 
     fitted = recalibrate(folder, cells, out, seed=seed)
-    say([*fitted.result.notes, f"model {fitted.passport.model_id} and its report are in {out}"])
+    say([*_new_notes(fitted.result, cells), f"model {fitted.passport.model_id} and its report are in {out}"])
     calibration = {key: value for key, value in fitted.passport.calibration.items() if key not in ("x", "y")}
     _show_figures(fitted.result, output, {"model": fitted.passport.model_id, "calibration": calibration})
     _end(cells)
@@ -241,19 +245,17 @@ def _cells(
     say(
         [
             f"{count(len(cells) - n_senescent, 'healthy cell')} and {count(n_senescent, 'senescent cell')} of "
-            f"{count(len(set(cells.groups)), 'group')}, split {cells.split}"
+            f"{count(len(set(cells.groups)), 'group')}, split {cells.split}",
+            *cells.notes,
         ]
     )
     return cells
 
 
-def _search(
-    cells: "LabelledCells", grid: Path, network: str, epochs: int | None, seed: int, out: Path
-) -> list[dict[str, Any]]:
+def _search(cells: "LabelledCells", recipes: "list[Recipe]", seed: int, out: Path) -> list[dict[str, Any]]:
     from models.report import write_csv
-    from models.search import read_grid, search
+    from models.search import search
 
-    recipes = read_grid(grid, network, epochs)
     say([f"trying {count(len(recipes), 'recipe')} by cross-validation"])
     table = search(cells, recipes, seed=seed, progress=lambda done, total: say([f"{done} of {total} trainings done"]))
     out.mkdir(parents=True, exist_ok=True)
@@ -286,6 +288,26 @@ def _end(cells: "LabelledCells") -> None:
     if cells.failures:
         say([f"{path} was left out: {reason}" for path, reason in cells.failures])
         raise typer.Exit(1)
+
+
+def _new_notes(result: "Validation", cells: "LabelledCells") -> list[str]:
+    """Return what was not said yet when the cells were gathered."""
+    return [note for note in result.notes if note not in cells.notes]
+
+
+def _check_folder(out: Path) -> None:
+    """Raise UsageError, before any work is done, where no folder can be."""
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise UsageError(f"--out {out} cannot be a folder, as {place} is a file; give another path")
+
+
+def _check_model_folder(out: Path) -> None:
+    from models.passport import PASSPORT
+
+    _check_folder(out)
+    if (out / PASSPORT).exists():
+        raise UsageError(f"{out} holds a model already; choose another folder with --out, or delete that one first")
 
 
 def _kind(images: str) -> Any:

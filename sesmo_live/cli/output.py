@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from sesmo_live.spreadsheet import harmless
+
 
 class Format(StrEnum):
     """Output formats of every query."""
@@ -25,7 +27,7 @@ def show(rows: Sequence[Mapping[str, Any]], output: Format, columns: Sequence[st
     elif output is Format.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
-        writer.writerows([_harmless(_plain(row[name])) for name in names] for row in rows)
+        writer.writerows([harmless(_plain(row[name])) for name in names] for row in rows)
     else:
         _show_table(rows, names)
 
@@ -51,12 +53,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return "" if value is None else value
-
-
-def _harmless(value: Any) -> Any:
-    """Keep a spreadsheet from taking a text cell for a formula."""
-    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if risky else value
 
 
 def _show_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

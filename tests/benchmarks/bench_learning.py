@@ -66,12 +66,9 @@ def treated() -> tuple[LabelledCells, dict[str, NDArray[np.generic]]]:
 
 
 def single_cells(dataset: str, positive: str) -> LabelledCells:
-    """Return the single-cell pictures of a data set of the index, halved and cut to their middle.
-
-    As `--pixel-um 0.5 --model-pixel-um 1` does: resized whole, a cell of 60 px among 200 would lose its texture.
-    """
+    """Return the single-cell pictures of a data set of the index, resized whole, as `train` does without a scale."""
     rows = [row for row in _table(DATA / "index.csv") if row["dataset"] == dataset and row["role"] == "image"]
-    crops = np.array([fit_cell(read_picture(DATA / row["path"]).astype(np.uint8), PX, 0.5) for row in rows])
+    crops = np.array([fit_cell(read_picture(DATA / row["path"]).astype(np.uint8), PX, None) for row in rows])
     return _cells(crops, np.array([row["label"] == positive for row in rows], int), [row["group"] for row in rows])
 
 
