@@ -65,11 +65,13 @@ def run_demo(folder: Path, *, seed: int = 1, layout: str = "sesmo", stop: thread
     if not stop.is_set() or summary.progress.scored == len(plate.sites):
         show_results(Console(width=None if sys.stdout.isatty() else 120), plate, database, truth)
     console.print(
-        f"{summary.progress.scored} of {len(plate.sites)} images scored, {summary.progress.cells} cells, "
+        f"{summary.progress.scored} of {len(plate.sites)} images scored, {summary.progress.refused} refused, "
+        f"{summary.progress.cells} cells, "
         f"{summary.seconds:.0f} s. Now try:\n"
         f"  sesmo-live plate DEMO --db {database}\n"
         f"  sesmo-live timecourse --plate DEMO --well B05 --db {database}\n"
-        f"  sesmo-live compound doxorubicin --db {database}",
+        f"  sesmo-live compound doxorubicin --db {database}\n"
+        f"  sesmo-live images --state refused --summary --db {database}",
         highlight=False,
     )
     return summary

@@ -150,8 +150,11 @@ def test_the_shipped_model_scores_real_cells_and_says_what_it_is(shared: Path, t
     assert row["well"] == "B02"
     assert 0 <= row["ci_low"] <= row["score"] <= row["ci_high"] <= 1
     crops = tmp_path / "crops.npy"
+    sesmo("crop", source, "--cropper", "deep-sesmo", "--out", crops, "--positions", tmp_path / "old.csv")
+    assert len(np.load(crops)) > 50  # of 54 cells, and of what is none
     sesmo("crop", source, "--out", crops, "--positions", tmp_path / "centres.csv")
-    assert len(np.load(crops)) > 50
+    assert 40 <= len((tmp_path / "centres.csv").read_text().splitlines()) - 1 <= 60
+    assert 25 < len(np.load(crops)) <= 60
 
 
 @pytest.mark.realdata

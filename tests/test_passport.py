@@ -211,7 +211,7 @@ def test_an_unknown_model_is_answered_with_those_there_are(home: Path) -> None:
 
 
 def test_no_name_means_the_shipped_demonstration_model() -> None:
-    shipped = Path(passports.__file__).parent / "weights" / "demo-deep-sesmo"
+    shipped = Path(passports.__file__).parent / "weights" / "demo-compact"
     assert find_model(None) == shipped
     passport = read_passport(shipped)
     assert "not for biological conclusions" in passport.demonstration
