@@ -135,7 +135,7 @@ def test_one_class_cannot_be_calibrated() -> None:
         {"x": [0, 0.5, 1], "y": [0, 0.9, 0.2]},
         {"x": [0, 1], "y": [0, 3]},
         {"x": [0.0], "y": [0.0]},
-        {"x": [0, 0.5, 1]},
+        {"x": [0, 0.5, 1], "y": None},
         {"y": [0, 1]},
         {"x": ["0", "1"], "y": [0, 1]},
         {"x": 1, "y": 1},
@@ -146,7 +146,7 @@ def test_one_class_cannot_be_calibrated() -> None:
     ],
 )
 def test_a_calibration_that_cannot_be_applied_is_refused(calibration: dict[str, Any]) -> None:
-    key = f"({'|'.join(calibration)}) .* of the calibration is out of range; install the model anew"
+    key = f"({'|'.join(calibration)}) .*of the calibration is out of range; install the model anew"
     with pytest.raises(ModelError, match=f"there.json: {key}"):
         check_calibration(calibration, Path("there.json"))
     with pytest.raises(ModelError, match=key):

@@ -109,7 +109,9 @@ def test_fields_of_a_layout_are_cropped_and_grouped_by_well(tmp_path: Path) -> N
 
 
 def test_the_scale_of_the_pictures_is_known_only_where_all_have_the_same(tmp_path: Path) -> None:
-    folders = [write_wells(tmp_path / name, wells) for name, wells in (("c", "A01 A02"), ("s", "B01 B02"))]
+    folders = [write_wells(tmp_path / "c", "A01 A02", times=2), tmp_path / "s"]
+    for number, name in enumerate(("B01_f1_t1", "B01_f2_t1", "B02_f1_t1")):
+        write_image(folders[1] / f"{name}_cPhase_z0.tif", 50 + number)
     unknown, declared = (
         gather_folders(folders[:1], folders[1:], dataclasses.replace(FIELDS, pixel_um=scale)) for scale in (None, 0.5)
     )
