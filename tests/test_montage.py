@@ -103,6 +103,9 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "grey.tif", np.full((200, 200), 900, np.uint16))
     with pytest.raises(UsageError, match="no cells were found"):
         montage(tmp_path / "grey.tif", tmp_path / "m.png")
+    cv2.imwrite(str(tmp_path / "tiny.png"), np.eye(40, dtype=np.uint8))
+    with pytest.raises(UsageError, match="smaller than a crop of 50 px"):
+        montage(tmp_path / "tiny.png", tmp_path / "m.png")
     with pytest.raises(ImageError, match="none.tif"):
         montage(tmp_path / "none.tif", tmp_path / "m.png")
     with pytest.raises(UsageError, match="is no figure"):

@@ -23,7 +23,7 @@ MOST_ROWS = 15
 """Rows of one check: more than these nobody compares."""
 MOST_PICTURES = 50
 """Pictures of a folder from which one montage takes its cells."""
-_TITLE_WIDTH = 110
+_TITLE_WIDTH = 130
 
 
 def check(
@@ -75,8 +75,9 @@ def montage(
     from models.passport import read_passport
     from models.scorer import Scorer
 
-    if cells < 1 or seed < 0:
-        raise UsageError(f"--cells {cells} and --seed {seed} must be at least 1 and 0")
+    for name, value, least in (("--cells", cells, 1), ("--seed", seed, 0)):
+        if value < least:
+            raise UsageError(f"{name} {value} is too small; give {least} or more")
     if by_score and not scores:
         raise UsageError("--sorted needs scores; leave --no-scores out")
     _check_figure(out)
@@ -222,6 +223,11 @@ def _read_cells(
     if pixel_um is not None and not 0 < pixel_um < 1000:
         raise UsageError(f"--pixel-um {pixel_um} is no size of a pixel; give µm in the sample, such as 0.65")
     pixels = _read(image, page)
+    height, width = pixels.shape
+    if min(height, width) * _scale(pixel_um, passport) < passport.input_px:
+        raise UsageError(
+            f"{image} ({width} × {height} px) is smaller than a crop of {passport.input_px} px; give a larger picture"
+        )
     file = ImageFile(image, page, Site("", "A01", 1, 1), 0, 0, pixel_um=pixel_um)
     return pixels, prepare_field(FieldImage(file, pixels), passport)
 
