@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from models import cropper, detector_passport
 from models.centres import Centres, crop_cells_at, find_centres, find_centres_in_fields, guess_cell_diameter
@@ -166,7 +167,8 @@ def test_gain_bit_depth_and_place_do_not_matter(way: str, virtual: list[Field], 
     plain = find_centres(image, cell_diameter_px=virtual[0].cell_px, model=chosen)
     deep = find_centres(image.astype(np.uint16) * 200 + 1000, cell_diameter_px=virtual[0].cell_px, model=chosen)
     assert len(plain) > 20
-    np.testing.assert_allclose(deep.xy, plain.xy, atol=0.1)
+    assert len(deep) == len(plain)
+    assert cdist(deep.xy, plain.xy).min(axis=1).max() < 0.1  # cells that are nearly as sure may change places
     labels = virtual[0].labels
     shifted = np.pad(image, ((8, 0), (16, 0)), mode="reflect")
     moved = find_centres(shifted, cell_diameter_px=virtual[0].cell_px, model=chosen)
