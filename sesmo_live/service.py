@@ -36,7 +36,7 @@ from sesmo_live.ingest.placing import Read, WatchPlan, read_barcodes, sight
 from sesmo_live.loop import Progress, progress_of
 from sesmo_live.pipeline import Prepared, Recipe
 from sesmo_live.platemap import read_platemap
-from sesmo_live.records import FieldImage, ImageFile, ModelPassport
+from sesmo_live.records import FieldImage, ImageFile, ModelPassport, Site
 from sesmo_live.session import Session
 from sesmo_live.vigil import Vigil
 
@@ -160,7 +160,7 @@ class _Model:
 def _models(settings: Settings, *, try_them: bool) -> dict[str, _Model]:
     """Return the models by the names that the settings use; a model that cannot be trusted ends the run here.
 
-    A night's run tries them: it learns at its start, not at the first image, whether the network works.
+    A night's run tries them: it learns at its start, not at the first image, whether detector and network work.
     """
     found: dict[Path, _Model] = {}
     models: dict[str, _Model] = {}
@@ -176,7 +176,10 @@ def _models(settings: Settings, *, try_them: bool) -> dict[str, _Model]:
                 log.warning("model %s: %s", passport.model_id, gap)
         models[name] = found[folder]
     for model in found.values() if try_them else ():
-        model.score(np.zeros((1, model.passport.input_px, model.passport.input_px), np.uint8))
+        side = model.passport.input_px
+        file = ImageFile(Path("blank"), 0, Site("", "A01", 1, 1), 0, 0)
+        prepare_field(FieldImage(file, np.zeros((2 * side, 2 * side), np.uint8)), model.passport)
+        model.score(np.zeros((1, side, side), np.uint8))
     return models
 
 

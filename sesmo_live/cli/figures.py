@@ -216,7 +216,7 @@ def _read_cells(
     image: Path, passport: "ModelPassport", page: int, pixel_um: float | None
 ) -> "tuple[Pixels, CellCrops]":
     """Return the pixels of a picture and its cells, prepared exactly as for scoring."""
-    from models.prepare import prepare_field
+    from models.prepare import prepare_field, scale_of
     from sesmo_live.cli.images import _read
     from sesmo_live.records import FieldImage, ImageFile, Site
 
@@ -224,7 +224,7 @@ def _read_cells(
         raise UsageError(f"--pixel-um {pixel_um} is no size of a pixel; give µm in the sample, such as 0.65")
     pixels = _read(image, page)
     height, width = pixels.shape
-    if min(height, width) * _scale(pixel_um, passport) < passport.input_px:
+    if min(height, width) * scale_of(pixel_um, passport) < passport.input_px:
         raise UsageError(
             f"{image} ({width} × {height} px) is smaller than a crop of {passport.input_px} px; give a larger picture"
         )
