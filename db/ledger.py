@@ -86,15 +86,17 @@ def path_of(connection: Connection, image_id: int) -> str | None:
     return connection.execute(select(Image.path).where(Image.id == image_id)).scalar()
 
 
-def moved_from(connection: Connection, image_id: int, file: ImageFile, page: int, sha256: str) -> list[tuple[int, str]]:
-    """Return (id, path) of scored images of the same name, size, time and pixels elsewhere: a file that moved."""
+def moved_from(
+    connection: Connection, image_id: int, file: ImageFile, page: int, sha256: str, state: ImageState = "scored"
+) -> list[tuple[int, str]]:
+    """Return (id, path) of images in `state` of the same name, size, time and pixels elsewhere: a file that moved."""
     statement = select(Image.id, Image.path).where(
         Image.name == file.path.name,
         Image.size == file.size,
         Image.mtime_ns == file.mtime_ns,
         Image.sha256 == sha256,
         Image.page == page,
-        Image.state == "scored",
+        Image.state == state,
         Image.id != image_id,
     )
     return [(key, path) for key, path in connection.execute(statement)]

@@ -14,6 +14,7 @@ from acquisition.folder import Sighting
 from db.folders import beat
 from sesmo_live.errors import ModelError, SesmoError
 from sesmo_live.heartbeat import notify
+from sesmo_live.ingest.companions import give_up
 from sesmo_live.ingest.intake import Intake
 from sesmo_live.pipeline import Halt, Outcome
 from sesmo_live.vigil import Vigil
@@ -90,7 +91,7 @@ class Loop:
             self._handle([message for message in messages if isinstance(message, Outcome | Halt)])
         with self._engine.begin() as connection:
             for intake in self._intakes if complete else ():
-                intake.give_up(connection)
+                give_up(connection, intake.files, intake.judge)
         self._report(last=True)
 
     def _take(self, timeout_s: float) -> list[Any]:
@@ -118,7 +119,8 @@ class Loop:
                     self._look_after(connection, now)
                     timely = False
             for intake in self._intakes:
-                intake.committed()
+                intake.judge.committed()
+                intake.files.committed()
         for message in messages:
             if isinstance(message, Halt):
                 _halt(message.error)

@@ -159,3 +159,39 @@ def test_a_model_without_statistics_refuses_only_what_no_camera_image_may_be(pla
     for shape in ((1, 1), (1, 4096), (40, 40)):  # too small to measure: no crash
         assert isinstance(reasons(np.random.default_rng(1).integers(0, 65535, shape).astype(np.uint16)), list)
     assert unfit({"cells": 0.0, "span": 200.0, "bits": 8.0, "brightest": 255.0}, {}) == []
+
+
+def test_a_refused_image_that_moves_is_refused_once(plate: Path, tmp_path: Path, judging_model: Path) -> None:
+    config = settings(plate, tmp_path / "s.db", judging_model, plate="P")
+    score_folder(config)
+    (plate / "archive").mkdir()
+    for file in (GOOD, BLURRED):
+        (plate / file).rename(plate / "archive" / file)
+    score_folder(config)
+    assert rows(tmp_path / "s.db", "SELECT COUNT(*) FROM image") == [(4,)]
+    assert states(tmp_path / "s.db")[BLURRED][0] == "refused"
+
+
+def test_the_channel_that_a_plate_leaves_takes_its_refusals_and_scores_with_it(
+    tmp_path: Path, judging_model: Path
+) -> None:
+    folder, dapi = tmp_path / "in", BLURRED.replace("Phase", "DAPI")
+    folder.mkdir()
+    tifffile.imwrite(folder / BLURRED, blurred(field(3)))
+    tifffile.imwrite(folder / dapi, field(4))
+
+    def config(channel: str) -> Settings:
+        return settings(folder, tmp_path / "s.db", judging_model, plate="P", channel=channel)
+
+    score_folder(scored_as_is(config("Phase")))
+    score_folder(config("DAPI"))
+    assert {name: state for name, (state, _) in states(tmp_path / "s.db").items()} == {
+        BLURRED: "skipped",
+        dapi: "scored",
+    }
+    for _ in range(2):
+        assert score_folder(config("Phase")).progress.pending == 0
+        found = states(tmp_path / "s.db")
+        assert (found[BLURRED][0], found[dapi][0]) == ("refused", "skipped")
+    score_folder(config("DAPI"))
+    assert states(tmp_path / "s.db")[BLURRED][0] == "skipped"

@@ -18,7 +18,10 @@ def await_companions(connection: Connection, files: Files, by: Path, expected: I
     """Enter the files that the one at `by` names and that were never seen."""
     several = list(expected)
     files.recall(connection, map(str, several))
-    absent = [path for path in several if files.get(str(path)) is None]
+    states = {path: files.get(str(path)) for path in several}
+    absent = [path for path, state in states.items() if state is None]
+    for state in filter(None, states.values()):
+        files.rest(state)
     reason = f"{NAMED}{by.name} as part of its set, and not there yet"
     rows = insert(connection, [new_row(SeenFile(path, 0, 0), "pending", reason) for path in absent])
     for path, row in zip(absent, rows, strict=True):

@@ -62,12 +62,15 @@ class Files:
 
     def rest(self, state: FileState) -> None:
         """Take a file from memory of which all is done, so that it counts from now on as it stands."""
-        if state.is_busy or not state.present or any(row.state in OPEN for row in state.rows.values()):
+        if state.is_busy or any(row.state in OPEN for row in state.rows.values()):
             return
         del self._states[str(state.path)]
-        for row in state.rows.values():
+        for row in state.rows.values() if state.present else self._touched_of(state):
             self._resting[row.image_id] = row.state if row.image_id in self._touched else None
             self._touched.discard(row.image_id)
+
+    def _touched_of(self, state: FileState) -> list[LedgerRow]:
+        return [row for row in state.rows.values() if row.image_id in self._touched]
 
     def touch(self, rows: Iterable[LedgerRow]) -> None:
         """Note that rows were written."""

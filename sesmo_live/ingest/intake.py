@@ -19,8 +19,7 @@ from db import ledger
 from db.engine import utc_now
 from db.ledger import LedgerRow
 from sesmo_live.errors import ImageError, IncompleteImageError, SesmoError
-from sesmo_live.ingest.choice import NOT_CHOSEN
-from sesmo_live.ingest.companions import NAMED, await_companions, give_up
+from sesmo_live.ingest.companions import NAMED, await_companions
 from sesmo_live.ingest.files import Files
 from sesmo_live.ingest.judging import Judge
 from sesmo_live.ingest.looking import Inspected, look_into
@@ -34,12 +33,12 @@ from sesmo_live.ingest.rows import (
     enter_withheld,
     insert,
     is_misplaced,
-    is_unplaced,
     match_pages,
     new_row,
 )
+from sesmo_live.ingest.sides import change_sides, with_another_chance
 from sesmo_live.pipeline import Halt, Job, Outcome, Pipeline
-from sesmo_live.records import ImageFile
+from sesmo_live.records import ImageFile, ImageState
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +66,8 @@ class Intake:
         self._book = PlateBook(plan)
         self.files = Files(plan.root)
         self.judge = Judge(plan, self.files)
-        self._device: int | None = None
+        self._device: int | None = None  # where the folder lies, once it was seen
+        self._unfinished: list[Path] = []
         self._interrupted: set[Path] = set()
         self._backlog = True
         self._ready: deque[tuple[SeenFile, bool]] = deque()
@@ -83,11 +83,12 @@ class Intake:
         for row in self.files.load(connection, before.files if before else None):
             if row.state == "failed" and DIED in row.reason:
                 self.plan.suspects.setdefault(row.path, [])
+        self._unfinished = [state.path for state in self.files]
 
     def missing(self, files: Iterable[SeenFile]) -> list[Path]:
         """Return the files that are not done and that the first scan did not find."""
         found = {file.path for file in files}
-        return [state.path for state in self.files if state.path not in found]
+        return [path for path in self._unfinished if path not in found]
 
     def see(self, connection: Connection, sighting: Sighting) -> None:
         """Enter new files, start settled ones, and mark those that went away unscored."""
@@ -138,8 +139,8 @@ class Intake:
         self.files.recall(connection, [str(seen.path) for seen in files])
         for seen in files:
             state = self.files.enter(seen.path)
-            state.present, state.attempts, state.waits = True, 0, False
-            state.named, state.plate, verdict, reason = self._book.name(connection, seen)
+            first, state.present, state.attempts, state.waits = not state.present, True, 0, False
+            verdict, reason = self._name(connection, state, seen)
             place: dict[str, Any] = {}
             if state.named and state.plate:
                 place = {"plate_id": state.plate.plate_id, "channel": state.named.channel, "z": state.named.z}
@@ -154,7 +155,7 @@ class Intake:
             if verdict != "pending":
                 self.judge.put(connection, [row for row in rows if row.state != "scored"], verdict, reason)
                 continue
-            again = [row for row in rows if row.state in ("failed", "refused") or is_unplaced(row)]
+            again = with_another_chance(rows, state.plate, first=first)
             change(connection, again, state="pending", reason=WAITING)
             state.misplaced = is_misplaced(state, place)
         for state, row in zip(fresh, insert(connection, values), strict=True):
@@ -171,10 +172,7 @@ class Intake:
             state.present = False
             lost = [row for row in state.rows.values() if row.state == "pending" and not row.reason.startswith(NAMED)]
             self.judge.put(connection, lost, "failed", WENT_AWAY)
-
-    def give_up(self, connection: Connection) -> None:
-        """Fail the files that others named and that never came: nobody waits for them any more."""
-        give_up(connection, self.files, self.judge)
+            self.files.rest(state)
 
     def retry_due(self, connection: Connection) -> None:
         """Start again the files whose waiting time is over."""
@@ -186,6 +184,8 @@ class Intake:
 
     def retry_asked(self, connection: Connection) -> None:
         """Start again the images that somebody asked, from outside this process, to be tried again."""
+        if self._device is None:  # the first look at the folder comes before
+            return
         for path, page in ledger.asked_again(connection, self.plan.root):
             self.files.recall(connection, [path])
             state = self.files.get(path)
@@ -214,7 +214,10 @@ class Intake:
 
     def _start(self, connection: Connection, seen: SeenFile, growing: bool) -> None:
         """Have a settled or growing file inspected, unless all of it is done already."""
-        state = self.files.get(str(seen.path)) or self._recalled(connection, seen)
+        self.files.recall(connection, [str(seen.path)])
+        state = self.files.enter(seen.path)
+        if not state.judged:  # it was at rest
+            self._name(connection, state, seen)
         if state.under_way:
             state.again = state.again if growing else seen
             return
@@ -231,12 +234,11 @@ class Intake:
         self._under_way += 1
         self._pipeline.call(task)
 
-    def _recalled(self, connection: Connection, seen: SeenFile) -> FileState:
-        """Return a file that was at rest, with what its name says."""
-        self.files.recall(connection, [str(seen.path)])
-        state = self.files.enter(seen.path)
-        state.named, state.plate, _, _ = self._book.name(connection, seen)
-        return state
+    def _name(self, connection: Connection, state: FileState, seen: SeenFile) -> tuple[ImageState, str]:
+        """Find out what a file's name says; return the state that it puts a new file in, and the reason."""
+        state.judged = True
+        state.named, state.plate, verdict, reason = self._book.name(connection, seen)
+        return verdict, reason
 
     def _back(self, connection: Connection, state: FileState) -> None:
         """Note that something handed out is back; start the file again if it was sighted anew meanwhile."""
@@ -274,11 +276,6 @@ class Intake:
         self.judge.put(connection, rows, "failed", surprise(file.path, error))
         self._back(connection, state)
 
-    def committed(self) -> None:
-        """Note that all that was written is kept."""
-        self.judge.committed()
-        self.files.committed()
-
     def _inspected(self, connection: Connection, found: Inspected) -> None:
         """Place the pages of a file, enter those that are new, and hand the chosen ones to the pipeline."""
         state = self.files[str(found.file.path)]
@@ -296,7 +293,8 @@ class Intake:
         if plate is None or named is None:  # its name was judged anew since it was handed out
             return
         try:
-            pages = place_pages(self.plan, seen, plate.name, plate.run, named, found.pages, stack=not found.whole)
+            more = not found.whole or is_ndtiff(seen.path)
+            pages = place_pages(self.plan, seen, plate.name, plate.run, named, found.pages, stack=more)
         except ImageError as error:
             self._trouble(connection, state, list(state.rows.values()), seen, error)
             return
@@ -323,11 +321,11 @@ class Intake:
             self.judge.put(connection, [row], "skipped", reason)
             change(connection, [row], size=seen.size, mtime_ns=seen.mtime_ns)
             return
-        if not found.whole and row.state == "scored":  # looked at again when the file rests
+        if not found.whole and row.state in ("scored", "refused"):  # looked at again when the file rests
             return
         unchanged = (row.size, row.mtime_ns) == (seen.size, seen.mtime_ns)
         # NDTiff is only ever appended to: what was scored of it is not read again when it grows.
-        if self._final(row) and (unchanged or (row.state == "scored" and is_ndtiff(seen.path))):
+        if self._final(row) and (unchanged or (row.state in ("scored", "refused") and is_ndtiff(seen.path))):
             change(connection, [row], size=seen.size, mtime_ns=seen.mtime_ns)
             return
         image = ImageFile(
@@ -338,19 +336,8 @@ class Intake:
         self._pipeline.submit(Job(row.image_id, image, self.plan.recipe))
 
     def _change_sides(self, connection: Connection, plate: PlateState) -> None:
-        """Let go images of a channel that was scored until a better one turned up, and take up the others."""
-        self.files.recall_plate(connection, plate.plate_id)
-        for state in list(self.files):
-            for row in state.rows.values():
-                if row.plate_id != plate.plate_id or not state.present:
-                    continue
-                reason = plate.not_chosen(row.channel, row.z)
-                if row.state == "scored" and reason:
-                    self.judge.put(connection, [row], "skipped", reason)
-                elif row.state == "skipped" and row.reason.startswith(NOT_CHOSEN) and not reason:
-                    self.judge.put(connection, [row], "pending", TURN)
-                    self._ready.append((SeenFile(state.path, row.size, row.mtime_ns), False))
-            self.files.rest(state)
+        taken_up = change_sides(connection, self.files, self.judge, plate)
+        self._ready.extend((seen, False) for seen in taken_up)
 
     def _finish(self, connection: Connection, outcome: Outcome) -> None:
         """Write what became of one image: scores, cells and state in the caller's one transaction."""

@@ -79,7 +79,7 @@ class Judge:
             self._files.touch([row])
             self.cells += len(found.values)
             self.ended.append(("scored", ""))
-        state.attempts = 0
+        state.attempts, state.held = 0, None
         reason = FLAGGED + "; ".join(prepared.unfit) if prepared.unfit else ""
         change(connection, [row], state="scored", reason=reason, **_done(file, sha256, page))
 
@@ -88,15 +88,16 @@ class Judge:
         current = self._current(connection, state, row, prepared)
         if current is None:
             return
-        reason = "; ".join(prepared.unfit)
-        if current.scored_by:
+        file, page, reason = prepared.cells.file, state.pages[current.page], "; ".join(prepared.unfit)
+        if current.sha256 is None and state.plate:
+            current = self._adopted(connection, state, current, file, prepared.sha256, "refused")
+            change(connection, [current], **place_of(page, state.plate.plate_id))
+        if current.state == "scored":
             change(connection, [current], reason=f"refused by model {self._plan.recipe.model_id}: {reason}")
-            self.ended.append(("refused", reason))
         else:
             self.put(connection, [current], "refused", reason)
-        done = _done(prepared.cells.file, prepared.sha256, state.pages[current.page])
-        change(connection, [current], **done)
-        state.attempts = 0
+        change(connection, [current], **_done(file, prepared.sha256, page))
+        state.attempts, state.held = 0, None
 
     def _current(
         self, connection: Connection, state: FileState, row: LedgerRow, prepared: Prepared
@@ -113,10 +114,16 @@ class Judge:
         return row
 
     def _adopted(
-        self, connection: Connection, state: FileState, row: LedgerRow, file: ImageFile, sha256: str
+        self,
+        connection: Connection,
+        state: FileState,
+        row: LedgerRow,
+        file: ImageFile,
+        sha256: str,
+        was: ImageState = "scored",
     ) -> LedgerRow:
-        """Return the row of the same image where it was scored before it moved here, else `row` itself."""
-        for old_id, old_path in ledger.moved_from(connection, row.image_id, file, row.page, sha256):
+        """Return the row of the same image where it was scored (or refused) before it moved here, else `row` itself."""
+        for old_id, old_path in ledger.moved_from(connection, row.image_id, file, row.page, sha256, was):
             if not is_there(Path(old_path)):
                 return self._adopt(connection, state, row, old_id, old_path)
         return row
@@ -127,6 +134,7 @@ class Judge:
         old = self._files.get(old_path)
         if old is not None:
             old.rows.pop(row.page, None)
+            self._files.rest(old)
         state.rows[row.page] = ledger.row_of(connection, old_id)
         return state.rows[row.page]
 
@@ -165,7 +173,7 @@ class Judge:
         """Supersede the row of a file whose pixels changed; return the new row that takes its place."""
         changed = moment_of(file.mtime_ns).isoformat(timespec="seconds")
         if ledger.path_of(connection, old.image_id) == str(state.path):  # else it moved to another watched folder
-            self._supersede(connection, [old], f"the file was changed at {changed} and scored anew")
+            self._supersede(connection, [old], f"the file was changed at {changed} and read anew")
         seen = SeenFile(file.path, file.size, file.mtime_ns)
         place = place_of(page, old.plate_id or 0)
         (row,) = insert(connection, [new_row(seen, "pending", TURN, place)])

@@ -28,6 +28,8 @@ class FileState:
     named: Named | None = None
     """What its name says; None when the name alone keeps it from being scored."""
     plate: PlateState | None = None
+    judged: bool = False
+    """Whether its name was looked at since it is in memory."""
     present: bool = False
     """Whether it was sighted in this run."""
     misplaced: bool = False
