@@ -120,7 +120,7 @@ def test_the_scale_of_the_pictures_is_known_only_where_all_have_the_same(tmp_pat
     of_two = [gather([source(0, "a", 12, pixel_um=one), source(1, "b", 12, pixel_um=two)]) for one, two in scales]
     assert [cells.pixel_um for cells in of_two] == [0.505, None, None]
     pictures = [[single(tmp_path / name, [f"{name}{i}.tif" for i in range(12)])] for name in ("one", "other")]
-    single_cells = gather_folders(*pictures, reading=dataclasses.replace(FIELDS, pixel_um=0.5))
+    single_cells = gather_folders(pictures[0], pictures[1], dataclasses.replace(FIELDS, pixel_um=0.5))
     assert single_cells.pixel_um is None  # resized whole, they have no scale that is known
 
 
