@@ -68,7 +68,8 @@ def test_rings_lie_on_the_cells_and_carry_the_scores_colour(tmp_path: Path) -> N
 )
 def test_the_scale_bar_is_round_and_true(width_px: int, pixel_um: float | None, expected: tuple[float, str]) -> None:
     length, label = scale_bar(width_px, pixel_um)
-    assert (length, label) == (pytest.approx(expected[0]), expected[1])
+    assert length == pytest.approx(expected[0])
+    assert label == expected[1]
     axis = draw_field(np.eye(width_px, dtype=np.uint8), np.empty((0, 2)), np.empty(0), "t", pixel_um=pixel_um).axes[0]
     bar: Any = next(patch for patch in axis.patches if isinstance(patch, Rectangle))
     assert bar.get_width() == pytest.approx(length)
