@@ -35,8 +35,7 @@ def find_by_texture(image: NDArray[Any], cell_diameter_px: float) -> tuple[Point
     scale = CELL_PX / cell_diameter_px
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    grey = cv2.resize(image.astype(np.float32), size, interpolation=way)  # 8-bit means would be rounded
-    rest = normalise(_flattened(np.asarray(grey, np.float32)), CELL_PX)
+    rest = normalise(_flattened(np.asarray(cv2.resize(image, size, interpolation=way), np.float32)), CELL_PX)
     if min(size) < CELL_PX / 2 or _tails(rest) < TAILS:
         return np.empty((0, 2)), np.empty(0, np.float32)
     rough = roughness(rest)
