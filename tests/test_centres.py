@@ -26,6 +26,7 @@ from models.detector_passport import (
 from models.heatmap import build_heatmap_network
 from models.matching import Detection, match_in_masks, summarize
 from models.network import get_weights
+from models.texture import CELL_PX
 from sesmo_live.detector_weights import Field, film_fields, match, median_diameter, phase_fields, virtual_fields
 from sesmo_live.errors import ImageError, ModelError, UsageError
 from sesmo_live.labelled import draft_passport
@@ -168,7 +169,9 @@ def test_gain_bit_depth_and_place_do_not_matter(way: str, virtual: list[Field], 
     deep = find_centres(image.astype(np.uint16) * 200 + 1000, cell_diameter_px=virtual[0].cell_px, model=chosen)
     assert len(plain) > 20
     assert len(deep) == len(plain)
-    assert cdist(deep.xy, plain.xy).min(axis=1).max() < 0.1  # cells that are nearly as sure may change places
+    # Cells that are nearly as sure may change places; those found by texture lie on whole pixels at its scale.
+    within_px = 0.1 if chosen else 1.5 * virtual[0].cell_px / CELL_PX
+    assert cdist(deep.xy, plain.xy).min(axis=1).max() < within_px
     labels = virtual[0].labels
     shifted = np.pad(image, ((8, 0), (16, 0)), mode="reflect")
     moved = find_centres(shifted, cell_diameter_px=virtual[0].cell_px, model=chosen)

@@ -141,6 +141,7 @@ def test_disturbing_keeps_pictures_finite_and_different(drawn: list[LabelledImag
 def test_the_loss_is_least_at_the_truth(drawn: list[LabelledImage]) -> None:
     _, target = draw_batch(drawn, np.ones(6), 4, np.random.default_rng(8))
     truth = np.stack([np.where(target[..., 0] == 1, 9.0, -9.0), target[..., 2], 12 * target[..., 4] - 6], axis=-1)
+    truth = truth.astype(np.float32)
     losses = [float(heatmap_loss(target, maps)) for maps in (truth, -truth, np.zeros_like(truth))]
     assert losses[0] < 0.5 * losses[2] < losses[1]
 
