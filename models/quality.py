@@ -22,6 +22,8 @@ _CELLS = 144
 _GRID = 10
 """Tiles along each side of a field."""
 _TILE_PX = 48
+FEWEST_TILES = 16
+"""Tiles below which a field, smaller than 192 px, is not judged by them: they may well miss all of its cells."""
 _LIVELY = 0.6
 """Share of the tiles, counted from the flattest, that is left out where tiles stand for cells."""
 _STRUCTURED = 0.6
@@ -171,7 +173,7 @@ def _grey_figures(counts: NDArray[np.int64]) -> dict[str, float]:
 def _tile_figures(tiles: Stack, counts: NDArray[np.int64], brightest: float) -> tuple[dict[str, float], Floats]:
     """Measure noise, structure and coverage on a grid of tiles, and the textures of the liveliest of them."""
     low, high = (percentile_of_counts(counts, share) for share in (0.35, 99.65))
-    if high <= low or not len(tiles):
+    if high <= low or len(tiles) < FEWEST_TILES:
         return {}, np.empty((0, len(TEXTURES)))
     stretch = 255 / (high - low)
     light = max(brightest, 1.0) * stretch

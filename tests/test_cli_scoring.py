@@ -83,7 +83,6 @@ def test_what_leaves_a_choice_or_is_not_there_is_refused(
         (("in",), "takes no FOLDER; leave one of them out"),
         (("--db", "s.db"), "takes no --db"),
         (("--plate", "P"), "takes no --plate"),
-        (("--no-refuse",), "takes no --no-refuse"),
     ],
 )
 def test_conditions_refuse_what_they_would_ignore(sesmo: Sesmo, words: tuple[str, ...], said: str) -> None:

@@ -35,7 +35,7 @@ def crops(field: Pixels) -> Crops:
 
 @pytest.fixture(scope="module")
 def explainer() -> Explainer:
-    return Explainer(find_model(None))
+    return Explainer(find_model("demo-deep-sesmo"))
 
 
 def random_model(folder: Path, network: str) -> Path:
