@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.calibration import calibrate, choose_threshold, cross_fit, fit_calibration
 from models.datasets import LABELS, LabelledCells
+from models.network import NETWORKS
 from models.passport import PASSPORT, read_passport, read_weights, write_model
 from models.refusal import reference_of, reference_of_crops
 from models.report import write_report
@@ -152,7 +153,7 @@ def _crossed(
 def _raw(network: str, weights: dict[str, NDArray[Any]], crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return uncalibrated scores, from weights as they are stored."""
     whole = {name: array.astype(np.float32) for name, array in weights.items()}
-    return score_in_chunks(compile_network(network, crops.shape[1], whole), crops, 128)
+    return score_in_chunks(compile_network(network, crops.shape[1], whole), crops, NETWORKS[network].chunk)
 
 
 def _account(

@@ -14,10 +14,14 @@ Weights = Mapping[str, NDArray[Any]]
 
 
 class Network(NamedTuple):
-    """One architecture: how to build it for training, and how to build it with weights for scoring."""
+    """One architecture: how to build it for training, how with weights for scoring, how many cells to score at once.
+
+    The less a cell costs, the more cells keep the cores busy.
+    """
 
     build: Callable[[int], Any]
     build_scoring: Callable[[int, Weights], Any]
+    chunk: int
 
 
 def build_network(name: str, input_px: int = 50) -> Any:
@@ -172,7 +176,7 @@ _MIN_PX = 16
 _NORM_EPSILON = 1e-3
 
 NETWORKS: dict[str, Network] = {
-    "deep-sesmo": Network(_deep_sesmo, _deep_sesmo_scoring),
-    "compact": Network(_compact, _compact_scoring),
+    "deep-sesmo": Network(_deep_sesmo, _deep_sesmo_scoring, 128),
+    "compact": Network(_compact, _compact_scoring, 512),
 }
 """Networks by the name that passports use: the original study's and ours. Weights are Glorot-uniform at first."""

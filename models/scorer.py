@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.backend import start_keras, without_chatter
 from models.calibration import calibrate_rest, check_calibration
-from models.network import Weights, build_scoring_network
+from models.network import NETWORKS, Weights, build_scoring_network
 from models.passport import read_passport, read_weights
 from sesmo_live.errors import ImageError
 
@@ -23,8 +23,8 @@ _BATCH_STEP = 8
 class Scorer:
     """Scores crops with one model; one thread owns it. Loading takes seconds, as TensorFlow starts."""
 
-    def __init__(self, folder: Path, *, chunk: int = 128, threads: int | None = None) -> None:
-        """Load the model in `folder`, to score `chunk` cells at a time (64 to 128 are fastest) on `threads` cores.
+    def __init__(self, folder: Path, *, chunk: int | None = None, threads: int | None = None) -> None:
+        """Load the model in `folder`, to score `chunk` cells at a time (the network's own number) on `threads` cores.
 
         Raises ModelError where the folder cannot be trusted or its weights do not fit its network.
         """
@@ -33,7 +33,7 @@ class Scorer:
         calibration = self.passport.calibration
         check_calibration(calibration)
         start_keras(threads)
-        self._chunk = chunk
+        self._chunk = chunk or NETWORKS[self.passport.network].chunk
         self._score_chunk = compile_network(
             self.passport.network,
             self.passport.input_px,

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.datasets import LabelledCells
 from models.metrics import area_under_roc, grouped_auc, log_loss
+from models.network import NETWORKS
 from models.scorer import compile_network, score_in_chunks
 from models.splits import grouped_folds
 from models.training import RECIPES, Recipe, train_network
@@ -128,7 +129,7 @@ def train_without(
     whole = dataclasses.replace(recipe, keep_best=False, patience=None)
     trained = train_network(cells.crops, cells.labels, out, whole, seed=seed)
     score_chunk = compile_network(recipe.network, cells.crops.shape[1], trained.weights)
-    return lambda crops: score_in_chunks(score_chunk, crops, 128)
+    return lambda crops: score_in_chunks(score_chunk, crops, NETWORKS[recipe.network].chunk)
 
 
 def recipe_of(row: Mapping[str, Any]) -> Recipe:

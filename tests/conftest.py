@@ -3,6 +3,7 @@
 import os
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from sesmo_live import service
 from sesmo_live.config import Settings, settings_from
+from tests.alone import room
+from tests.figures import FIGURES
 from tests.stub import lazy_stub, write_stub_model
 
 MUST_RUN = ("realdata", "microscope", "browser", "postgres", "slow")
@@ -27,6 +30,33 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} must run in CI and was skipped: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Keep the other processes' tests away from one that measures time or memory; waiting is not on its clock."""
+    with room(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the figures of this process to the one that began the others."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = FIGURES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the figures of a process that has ended."""
+    FIGURES.extend(getattr(node, "workeroutput", {}).get("figures", []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what was measured."""
+    if FIGURES:
+        terminalreporter.section("figures")
+    for line in sorted(FIGURES):
+        terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from aiosmtpd.smtp import AuthResult
 
 from sesmo_live.alerts import WHAT_TO_DO, Notifier, Pace, check_urls
 from sesmo_live.errors import ConfigError
+from tests.figures import figure
 from tests.receivers import Mailbox, Receiver, free_port
 
 # Apprise tries the old module first, for Python before 3.13; an ignored warning everywhere but in tests.
@@ -125,7 +126,8 @@ def test_names_that_files_may_have_go_through(receiver: Receiver, mail_server: t
 # -- receivers that are away -------------------------------------------------------------------------------------------
 
 
-def test_a_dead_receiver_never_blocks(black_hole: int, receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.alone
+def test_a_dead_receiver_never_blocks(black_hole: int, receiver: Receiver) -> None:
     urls = [f"json://127.0.0.1:{black_hole}/x", f"json://127.0.0.1:{free_port()}/x", receiver.url]
     notifier = Notifier(urls, pace=QUICK)
     slowest = 0.0
@@ -137,9 +139,8 @@ def test_a_dead_receiver_never_blocks(black_hole: int, receiver: Receiver, capsy
     began = time.perf_counter()
     notifier.close(0.5)
     closing = time.perf_counter() - began
-    with capsys.disabled():
-        figures = f"slowest of 1000 notify() {1000 * slowest:.2f} ms, close(0.5) took {closing:.2f} s"
-        print(f"\ndead receivers: {figures}")  # noqa: T201 the measured figure
+    figures = f"slowest of 1000 notify() {1000 * slowest:.2f} ms, close(0.5) took {closing:.2f} s"
+    figure(f"dead receivers: {figures}")
     assert slowest < 0.05
     assert closing < 1
 
@@ -279,6 +280,7 @@ def test_one_kind_and_subject_is_told_once_in_a_while(receiver: Receiver) -> Non
     assert Pace().repeat_s == 60
 
 
+@pytest.mark.alone
 def test_mails_are_not_delayed_by_the_wall_clock(mail_server: tuple[Mailbox, int]) -> None:
     mailbox, port = mail_server
     with Notifier([f"mailto://127.0.0.1:{port}?from=a@lab.example&to=b@lab.example"], pace=QUICK) as notifier:
@@ -292,6 +294,7 @@ def test_mails_are_not_delayed_by_the_wall_clock(mail_server: tuple[Mailbox, int
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_closing_sends_what_waits(receiver: Receiver) -> None:
     notifier = Notifier([receiver.url])  # at its usual pace nothing goes within the first second
     notifier.notify("stalled", "P1", "one")
@@ -305,9 +308,8 @@ def test_closing_sends_what_waits(receiver: Receiver) -> None:
     assert "two" in message["message"]
 
 
-def test_a_silent_receiver_does_not_hold_up_the_end_of_the_process(
-    black_hole: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.alone
+def test_a_silent_receiver_does_not_hold_up_the_end_of_the_process(black_hole: int) -> None:
     program = f"""
 import threading
 import time
@@ -324,12 +326,12 @@ notifier.close(0.5)
         began = time.perf_counter()
         assert process.wait(10) == 0
         took = time.perf_counter() - began
-    with capsys.disabled():
-        print(f"\nprocess ended {took:.2f} s after close(0.5) with two silent receivers")  # noqa: T201 the figure
+    figure(f"process ended {took:.2f} s after close(0.5) with two silent receivers")
     assert took < 2
 
 
-def test_without_urls_nothing_is_sent_and_apprise_is_not_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.alone
+def test_without_urls_nothing_is_sent_and_apprise_is_not_loaded() -> None:
     program = """
 import sys, time
 opened = []
@@ -340,6 +342,7 @@ with Notifier([]) as notifier:
 assert not [name for name in sys.modules if name.startswith(("apprise", "requests"))]
 began = time.perf_counter()
 import apprise
+from tests.figures import figure
 imported = time.perf_counter()
 check_urls(["slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ", "mailtos://u:p@gmail.com", "json://h.example/x"])
 ended = time.perf_counter()
@@ -349,8 +352,7 @@ print(f"import apprise {1000 * (imported - began):.0f} ms, first URLs {1000 * (e
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    with capsys.disabled():
-        print(f"\n{done.stdout.strip()}; no network was touched")  # noqa: T201 the measured figure
+    figure(f"{done.stdout.strip()}; no network was touched")
 
 
 # -- configuration -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.augment import AUGMENTATIONS, Augmentation, augment
+from tests.figures import figure
 
 MOVES = AUGMENTATIONS["original"]
 STILL = AUGMENTATIONS["none"]
@@ -101,7 +102,8 @@ def test_mirroring_happens_in_half_of_the_crops(mirror: bool) -> None:
     assert 0.4 < share < 0.6 if mirror else min(share, 1 - share) < 0.25
 
 
-def test_augmentation_is_fast(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.alone
+def test_augmentation_is_fast() -> None:
     crops = noisy(1280, 50)
     rng = np.random.default_rng(0)
     augment(crops[:128], rng)
@@ -111,6 +113,5 @@ def test_augmentation_is_fast(capsys: pytest.CaptureFixture[str]) -> None:
         for start in range(0, len(crops), 128):
             augment(crops[start : start + 128], rng)
         rates.append(len(crops) / (time.process_time() - started))
-    with capsys.disabled():
-        print(f"\naugmented {max(rates):,.0f} cells a second")  # noqa: T201 — the measured figure
+    figure(f"augmented {max(rates):,.0f} cells a second")
     assert max(rates) > 15_000  # three times as many on a quiet machine

@@ -31,6 +31,7 @@ from sesmo_live.detector_weights import Field, film_fields, match, median_diamet
 from sesmo_live.errors import ImageError, ModelError, UsageError
 from sesmo_live.labelled import draft_passport
 from sesmo_live.records import Pixels
+from tests.figures import figure
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def judged(fields: list[Field], diameter: float | None, model: Detector | None, 
         for field in fields
     ]
     result = summarize([match(field, centres, 0.0) for field, centres in zip(fields, found, strict=True)])
-    print(  # noqa: T201 - the measured figures
+    figure(
         f"{told}: F1 {result.f1.value:.3f}, precision {result.precision.value:.3f}, recall {result.recall.value:.3f}, "
         f"count error {result.count_error.value:.3f}, {result.n_cells} cells"
     )
@@ -139,7 +140,7 @@ def test_real_background_shows_hardly_a_cell(phase: list[Field], model: Detector
     windows = background_windows(phase, 192)
     found = sum(len(find_centres(window, cell_diameter_px=60, model=model)) for window in windows)
     per_field = found * 1024**2 / (len(windows) * 192**2)
-    print(f"{per_field:.1f} cells per 1024² of real background, {len(windows)} windows")  # noqa: T201
+    figure(f"{per_field:.1f} cells per 1024² of real background, {len(windows)} windows")
     assert len(windows) > 10
     assert per_field <= 7
 
@@ -150,14 +151,14 @@ def test_pictures_without_cells_hold_none(model: Detector, diameter: float | Non
         name: len(find_centres(picture, cell_diameter_px=diameter, model=model))
         for name, picture in empty_pictures(1024 if diameter == 40 else 512).items()
     }
-    print(diameter, found)  # noqa: T201
+    figure(f"cells of {diameter} px found in emptiness: {found}")
     assert sum(found.values()) == 0
 
 
 @pytest.mark.parametrize("diameter", [20.0, 40.0, 80.0, None])
 def test_texture_finds_no_cells_in_noise_either(diameter: float | None) -> None:
     found = {name: len(find_centres(p, cell_diameter_px=diameter)) for name, p in empty_pictures(1024).items()}
-    print(diameter, found)  # noqa: T201
+    figure(f"cells of {diameter} px found in emptiness: {found}")
     assert sum(found.values()) == 0
 
 
@@ -204,7 +205,7 @@ def test_a_guess_says_so_and_comes_near(virtual: list[Field], model: Detector) -
         assert found.guessed
         assert found.cell_diameter_px == guess_cell_diameter(field.image, model)
         off.append(abs(np.log2(found.cell_diameter_px / field.cell_px)))
-    print(f"guessed diameters are off by {2 ** np.median(off):.2f}-fold at the median")  # noqa: T201
+    figure(f"guessed diameters are off by {2 ** np.median(off):.2f}-fold at the median")
     assert np.median(off) < 0.4
     assert not find_centres(virtual[0].image, cell_diameter_px=30, model=model).guessed
     assert find_centres(virtual[0].image).how.startswith("texture")
@@ -280,7 +281,7 @@ def test_the_passport_says_what_the_detector_was_made_of() -> None:
             assert low <= value <= high
             assert low < high
         assert (measured["n_fields"], measured["n_cells"]) > (7, 100)
-        print(f"cross-validated, {name}: F1 {measured['f1']}, {measured['n_cells']} cells")  # noqa: T201
+        figure(f"cross-validated, {name}: F1 {measured['f1']}, {measured['n_cells']} cells")
 
 
 def test_a_new_model_records_the_detector_that_found_its_cells(virtual: list[Field]) -> None:
@@ -319,6 +320,7 @@ def test_threads_that_crop_at_once_load_a_detector_once(tmp_path: Path, monkeypa
     assert len(looked) <= 8  # at most once a thread, not once an image
 
 
+@pytest.mark.alone
 def test_how_long_it_takes(model: Detector) -> None:
     """A generous bound, as tests run on busy machines; the figure is printed."""
     image = np.random.default_rng(2).integers(0, 255, (2048, 2048)).astype(np.uint8)
@@ -327,5 +329,5 @@ def test_how_long_it_takes(model: Detector) -> None:
         start = time.perf_counter()
         find_centres(image, cell_diameter_px=64, model=model)
         took.append(time.perf_counter() - start)
-    print(f"{1000 * min(took):.0f} ms per 2048² at cells of 64 px")  # noqa: T201
+    figure(f"{1000 * min(took):.0f} ms per 2048² at cells of 64 px")
     assert min(took) < 3

@@ -19,6 +19,7 @@ from models.cropper import crop_dark_or_bright_cells
 from models.quality import measure_field
 from models.refusal import reference_of, unfit
 from sesmo_live.records import Pixels
+from tests.figures import figure
 
 Fold = tuple[Sequence[Pixels], Sequence[Pixels]]
 """Training fields, and fields of other groups."""
@@ -58,7 +59,7 @@ def measure_suite(name: str, folds: Iterable[Fold], step: int = 1) -> tuple[floa
     for corruption, hits in strong.items():
         gentle_hits = f", mildly {sum(mild[corruption])}/{len(mild[corruption])}" if mild[corruption] else ""
         lines.append(f"  {corruption}: {interval(sum(hits), len(hits))}{gentle_hits}")
-    print("\n" + "\n".join(lines))  # noqa: T201 — the figures that were measured
+    figure("" + "\n".join(lines))
     return float(np.mean(good)), float(np.mean(everything))
 
 
@@ -140,7 +141,7 @@ def test_lost_focus_on_the_plate_of_the_demo(seed: int) -> None:
     sites += [site for site in plate.sites if site not in sites][:: 1 if seed > 1 else 6]
     refused = [is_refused(render_field(plate, s.well, s.field, s.timepoint), reference) for s in sites]
     false = sum(refused[lost:])
-    print(f"\nDEMO {seed}: refused {sum(refused[:lost])} of {lost} out of focus, {false} of {len(sites) - lost} good")  # noqa: T201
+    figure(f"DEMO {seed}: refused {sum(refused[:lost])} of {lost} out of focus, {false} of {len(sites) - lost} good")
     assert all(refused[:lost])
     assert not any(refused[lost:])
 

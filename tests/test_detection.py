@@ -14,6 +14,7 @@ from models.detector_passport import read_detector_passport
 from sesmo_live.cli.detection import cut_found
 from tests.cli import Sesmo, runner, sentence
 from tests.conftest import write_image
+from tests.figures import figure
 from tests.test_detector_training import drawn_field, labelled_folder
 
 TEXTURE = ("--detector", "texture")
@@ -75,7 +76,7 @@ def test_crops_of_another_camera_show_what_the_models_do() -> None:
     assert zoomed.shape[1:] == (40, 40)
     assert len(crops) == len(zoomed) > 3
     best = [np.abs(crops.astype(int) - crop).mean(axis=(1, 2)).min() for crop in zoomed.astype(int)]
-    print(f"mean grey difference to the nearest crop: {np.round(best, 1).tolist()}")  # noqa: T201
+    figure(f"mean grey difference to the nearest crop: {np.round(best, 1).tolist()}")
     assert np.median(best) < 12 < crops.std() / 2
 
 

@@ -38,6 +38,7 @@ from models.network import get_weights
 from sesmo_live.cli.detection import declared_diameter, labelled_fields, read_points, train_and_write, write_positions
 from sesmo_live.detector_weights import instance_ids, virtual_fields
 from sesmo_live.errors import ImageError, ModelError, UsageError
+from tests.figures import figure
 
 
 def drawn_field(seed: int, side: int = 256, cell_px: float = 30) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -94,7 +95,7 @@ def test_every_target_centre_lies_on_its_cell_in_the_turned_picture(drawn: list[
         dark += [np.sign(around[STRIDE * r, STRIDE * c]) for r, c in zip(rows, columns, strict=True)]
     assert len(dark) > 200
     share = np.mean(np.array(dark) < 0)
-    print(f"{share:.2f} of {len(dark)} targets are dark; a quarter of the disturbed pictures is inverted")  # noqa: T201
+    figure(f"{share:.2f} of {len(dark)} targets are dark; a quarter of the disturbed pictures is inverted")
     assert share == pytest.approx(1 - (1 - MILD_SHARE) / 4, abs=0.1)
 
 
@@ -156,7 +157,7 @@ def test_a_detector_learns_to_find_drawn_cells(drawn: list[LabelledImage]) -> No
     found = summarize(
         [match_in_masks(find_centres(image, cell_diameter_px=32, model=model).xy, labels) for image, labels in unseen]
     )
-    print(f"F1 {found.f1.value:.2f} after 120 steps, on drawn cells not seen")  # noqa: T201
+    figure(f"F1 {found.f1.value:.2f} after 120 steps, on drawn cells not seen")
     assert found.f1.value > 0.8
 
 
@@ -241,7 +242,7 @@ def test_a_site_trains_its_own_detector_from_masks(tmp_path: Path) -> None:
     assert [field.group for field in fields] == [f"f{k}" for k in range(5)]
     found = train_and_write(fields, tmp_path / "mine", find_detector(), steps=20, seed=0)
     assert found is not None
-    print(f"F1 {found.f1.value:.2f} on the field held out, after 20 steps from the shipped weights")  # noqa: T201
+    figure(f"F1 {found.f1.value:.2f} on the field held out, after 20 steps from the shipped weights")
     assert found.f1.value > 0.7
     passport = read_detector_passport(tmp_path / "mine")
     assert str(passport.training["started_from"]).startswith("centres ")

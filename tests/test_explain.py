@@ -19,6 +19,7 @@ from models.scorer import Scorer
 from sesmo_live.cli.figures import explain
 from sesmo_live.errors import ImageError, ModelError, UsageError
 from sesmo_live.records import FieldImage, ImageFile, ModelPassport, Pixels, Site
+from tests.figures import figure
 
 Crops = NDArray[np.uint8]
 
@@ -83,7 +84,7 @@ def test_covering_what_speaks_for_senescence_lowers_the_score(explainer: Explain
     before = logit(crops)
     lost = before - logit(strongest), before - logit(weakest)
     share = float(np.mean(lost[0] > lost[1]))
-    print(f"\nlogit lost: {lost[0].mean():.2f} strongest, {lost[1].mean():.2f} weakest, right {share:.0%}")  # noqa: T201
+    figure(f"logit lost: {lost[0].mean():.2f} strongest, {lost[1].mean():.2f} weakest, right {share:.0%}")
     assert lost[0].mean() > lost[1].mean() + 0.3
     assert share > 0.7
 

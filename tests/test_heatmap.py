@@ -10,6 +10,7 @@ from models.heatmap import build_heatmap_network, compile_heatmap, fold_batch_no
 from models.network import get_weights, set_weights
 from sesmo_live.errors import ModelError
 from tests.conftest import blobs
+from tests.figures import figure
 
 
 def restless_weights(seed: int) -> dict[str, NDArray[np.float32]]:
@@ -26,7 +27,7 @@ def restless_weights(seed: int) -> dict[str, NDArray[np.float32]]:
 
 def test_the_network_is_small() -> None:
     parameters = build_heatmap_network().count_params()
-    print(f"{parameters} parameters")  # noqa: T201 - the measured figure
+    figure(f"{parameters} parameters")
     assert parameters <= 300_000
 
 

@@ -20,6 +20,7 @@ from acquisition.ndtiff import INDEX_NAME, ndtiff_pages, ndtiff_pixels
 from acquisition.tiff import read_pages, read_pixels
 from acquisition.zeros import check_zero_tail
 from sesmo_live.errors import ImageError, IncompleteImageError, ZeroTailError
+from tests.figures import figure
 
 RNG = np.random.default_rng(5)
 ROOT = Path(__file__).parents[1]
@@ -280,7 +281,7 @@ def test_a_worker_dies_with_its_parent_even_at_work(tmp_path: Path) -> None:
     parent.communicate()
     started = time.monotonic()
     assert gone(pid, 10)
-    print(f"worker ended {time.monotonic() - started:.2f} s after its parent")  # noqa: T201 a figure to report
+    figure(f"worker ended {time.monotonic() - started:.2f} s after its parent")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX process groups")
@@ -323,6 +324,6 @@ def test_what_it_costs(tmp_path: Path) -> None:
             read_pixels(path)
             plain.append(took(begin))
     each = float(np.median(times) - np.median(plain))
-    print(f"isolation: {first:.0f} ms to begin, {each:.1f} ms more for each 2048² uint16")  # noqa: T201 a figure
+    figure(f"isolation: {first:.0f} ms to begin, {each:.1f} ms more for each 2048² uint16")
     assert first < 20_000
     assert each < 500

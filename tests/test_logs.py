@@ -11,6 +11,7 @@ import pytest
 from sesmo_live import logs
 from sesmo_live.errors import UsageError
 from sesmo_live.logs import start_logging
+from tests.figures import figure
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d (INFO|WARNING|ERROR) [a-z_.]+: .+")
 log = logging.getLogger("sesmo_live.service")
@@ -72,7 +73,7 @@ def test_the_terminal_stays_as_it_was(tmp_path: Path) -> None:
     assert len(lines(tmp_path / "sesmo.log")) == 3
 
 
-def test_rotation_keeps_so_many_files_of_that_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rotation_keeps_so_many_files_of_that_size(tmp_path: Path) -> None:
     start_logging(tmp_path / "sesmo.log", 0.02, 3)
     for number in range(2000):
         log.info("image %06d of plate µ%s", number, "ä" * 40)  # two bytes a sign: size is counted in bytes
@@ -81,8 +82,7 @@ def test_rotation_keeps_so_many_files_of_that_size(tmp_path: Path, capsys: pytes
     assert all(file.stat().st_size <= 20_000 for file in files)
     numbers = [int(line.split("image ")[1][:6]) for file in reversed(files) for line in lines(file)]
     assert numbers == list(range(2000 - len(numbers), 2000))  # none lost, none twice at the seams
-    with capsys.disabled():
-        print(f"\nlog: 4 files of at most {max(file.stat().st_size for file in files)} of 20000 bytes")  # noqa: T201
+    figure(f"log: 4 files of at most {max(file.stat().st_size for file in files)} of 20000 bytes")
 
 
 def test_many_threads_lose_no_line(tmp_path: Path) -> None:

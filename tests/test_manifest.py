@@ -15,6 +15,7 @@ import pytest
 from acquisition import manifest as manifest_module
 from acquisition.manifest import MANIFEST_NAME, MAX_LINE, check_manifest
 from sesmo_live.errors import IncompleteImageError
+from tests.figures import figure
 
 DATA = b"pixels" * 100
 
@@ -197,6 +198,7 @@ def test_a_file_full_of_bad_lines_does_not_fill_the_log(tmp_path: Path, caplog: 
     assert caplog.text.count("no more of its lines are reported") == 1
 
 
+@pytest.mark.alone
 def test_a_line_without_end_costs_neither_memory_nor_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = land(tmp_path / "a.tif")
     with (tmp_path / MANIFEST_NAME).open("wb") as handle:
@@ -217,7 +219,7 @@ def test_a_line_without_end_costs_neither_memory_nor_time(tmp_path: Path, caplog
     promise(tmp_path, "a.tif")
     assert check_manifest(tmp_path, path) is True
     assert "longer than" in caplog.text
-    print(f"a line of 200 MB: {took:.2f} s, then {again:.4f} s, {peak / 1e6:.1f} MB of memory")  # noqa: T201 a figure
+    figure(f"a line of 200 MB: {took:.2f} s, then {again:.4f} s, {peak / 1e6:.1f} MB of memory")
     assert peak < 20_000_000
     assert again < 0.5
 
@@ -299,6 +301,7 @@ def test_many_threads_may_ask_while_lines_are_appended(tmp_path: Path) -> None:
     assert [len(seen) for seen in vouched] == [1000] * 4
 
 
+@pytest.mark.alone
 def test_forty_thousand_files_are_cheap(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     path = land(tmp_path / "plate" / "TimePoint_1" / "a.tif")
@@ -312,6 +315,6 @@ def test_forty_thousand_files_are_cheap(tmp_path: Path, caplog: pytest.LogCaptur
     for _ in range(40_000):
         check_manifest(tmp_path, path)
     later = time.process_time() - spent
-    print(f"40 000 lines read in {first:.2f} s, 40 000 files checked in {later:.2f} s")  # noqa: T201 a figure to report
+    figure(f"40 000 lines read in {first:.2f} s, 40 000 files checked in {later:.2f} s")
     assert first < 3
     assert later < 6

@@ -26,6 +26,7 @@ from models.quality import TEXTURES, measure_field, textures_of
 from models.refusal import check_reference, reference_of, reference_of_crops, unfit, untested, write_reference
 from sesmo_live.errors import ModelError, UsageError
 from sesmo_live.records import Pixels
+from tests.figures import figure
 
 NO_CELLS = np.empty((0, 50, 50), np.uint8)
 
@@ -91,7 +92,7 @@ def test_late_treated_cells_pass_a_model_that_saw_early_ones(shared: Path) -> No
     fields = [read_picture(path) for path in frames]
     reference = reference_of((field, crops_of(field)) for field in fields[:30])
     late = [reasons(field, reference) for field in fields[-30:]]
-    print(f"{sum(map(bool, late))} of {len(late)} late frames refused")  # noqa: T201 — the figure that was measured
+    figure(f"{sum(map(bool, late))} of {len(late)} late frames refused")
     assert not any(late)
 
 
@@ -248,7 +249,8 @@ def test_a_filled_image_in_which_no_cells_were_found_is_refused() -> None:
     assert "0 cells per million pixels" in reason
 
 
-def test_measuring_takes_little_time(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.alone
+def test_measuring_takes_little_time() -> None:
     field: Pixels = np.tile(dish(0.3).astype(np.uint16), (4, 4))
     crops = crops_of(field)
     times = []
@@ -256,7 +258,6 @@ def test_measuring_takes_little_time(capsys: pytest.CaptureFixture[str]) -> None
         start = time.thread_time()
         measure_field(field, crops)
         times.append(1000 * (time.thread_time() - start))
-    with capsys.disabled():
-        # The figure that was measured.
-        print(f"\nmeasure_field, 2048² uint16, {len(crops)} cells: {np.median(times):.1f} ms of one core")  # noqa: T201
+    # The figure that was measured.
+    figure(f"measure_field, 2048² uint16, {len(crops)} cells: {np.median(times):.1f} ms of one core")
     assert np.median(times) < 40, "the aim is 15 ms on a quiet machine"

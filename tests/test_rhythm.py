@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sesmo_live.rhythm import SHORTEST_PERIOD_S, FailureRate, Overdue, Rhythm, span
+from tests.figures import figure
 
 HOUR = 3600.0
 FACTOR = 1.5
@@ -46,7 +47,7 @@ def looks(
 
 
 @pytest.mark.parametrize(("images", "round_s"), [(384, 1200.0), (1, 10.0), (96, 3300.0)])
-def test_no_alarm_in_200_regular_nights(images: int, round_s: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_alarm_in_200_regular_nights(images: int, round_s: float) -> None:
     alarms = 0
     for seed in range(200):
         arrivals = night(random.Random(seed), images=images, round_s=round_s)
@@ -54,14 +55,11 @@ def test_no_alarm_in_200_regular_nights(images: int, round_s: float, capsys: pyt
         alarms += any(overdue for _, overdue in looks(rhythm, arrivals, arrivals[-1][1]))
         assert rhythm.period_s is not None
         assert 0.8 * HOUR < rhythm.period_s < 1.25 * HOUR
-    with capsys.disabled():
-        print(  # noqa: T201 the measured figure
-            f"\n{alarms} false alarms in 200 regular nights ({images} images in {round_s / 60:.0f} min a round)"
-        )
+    figure(f"{alarms} false alarms in 200 regular nights ({images} images in {round_s / 60:.0f} min a round)")
     assert alarms == 0
 
 
-def test_a_planted_stall_is_told_in_time_in_200_nights(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_planted_stall_is_told_in_time_in_200_nights() -> None:
     told_after, worst_nominal = [], 0.0
     for seed in range(200):
         rng = random.Random(seed)
@@ -77,12 +75,11 @@ def test_a_planted_stall_is_told_in_time_in_200_nights(capsys: pytest.CaptureFix
         assert told <= stall + FACTOR * rhythm.period_s + 60
         told_after.append(told - stall)
         worst_nominal = max(worst_nominal, told - stall - FACTOR * HOUR)
-    with capsys.disabled():
-        mean = sum(told_after) / len(told_after) / 60
-        print(  # noqa: T201 the measured figure
-            f"\n200 of 200 planted stalls told, on average {mean:.0f} min and at most {max(told_after) / 60:.0f} min "
-            f"later (frames every 60 min; at most {worst_nominal / 60:.1f} min beyond 90 min, as the rhythm is learned)"
-        )
+    mean = sum(told_after) / len(told_after) / 60
+    figure(
+        f"200 of 200 planted stalls told, on average {mean:.0f} min and at most {max(told_after) / 60:.0f} min "
+        f"later (frames every 60 min; at most {worst_nominal / 60:.1f} min beyond 90 min, as the rhythm is learned)"
+    )
 
 
 def play(rhythm: Rhythm, times: list[float]) -> Rhythm:

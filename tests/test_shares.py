@@ -12,6 +12,7 @@ import pytest
 
 from acquisition import shares
 from acquisition.shares import Filesystem, filesystem_of, find_mount, is_network, is_network_kind
+from tests.figures import figure
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,11 @@ def test_kinds_of_this_computer(kind: str) -> None:
     assert not is_network_kind(kind)
 
 
+@pytest.mark.alone
 def test_the_mounts_of_this_machine(tmp_path: Path) -> None:
     began = time.perf_counter()
     found = filesystem_of(tmp_path / "not" / "there" / "yet.db")
-    print(f"{found} in {1000 * (time.perf_counter() - began):.1f} ms")  # noqa: T201 a figure to report
+    figure(f"{found} in {1000 * (time.perf_counter() - began):.1f} ms")
     assert tmp_path.is_relative_to(found.mount)
     assert tmp_path.stat().st_dev == found.mount.stat().st_dev
     assert not is_network(tmp_path)
@@ -140,6 +142,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hanging")
+@pytest.mark.alone
 def test_a_dead_mount_is_judged_by_its_name() -> None:
     began = time.perf_counter()
     assert filesystem_of(Path("/mnt/scope/plate")) == Filesystem(Path("/mnt/scope"), "cifs", network=True)

@@ -25,7 +25,7 @@ from models.backend import start_keras
 from models.calibration import cross_fit
 from models.datasets import LabelledCells, fit_cell
 from models.metrics import area_under_roc, expected_calibration_error, grouped_auc
-from models.network import build_network, get_weights
+from models.network import NETWORKS, build_network, get_weights
 from models.scorer import compile_network
 from models.search import train_without
 from models.splits import grouped_folds
@@ -120,10 +120,10 @@ def speed() -> None:
     rates: dict[str, list[float]] = {name: [] for name in scorers}
     for _ in range(10):
         for name, score in scorers.items():
-            rates[name].append(_rate(lambda chunk, score=score: score(chunk), crops[:1280]))  # type: ignore[misc]
+            rates[name].append(_rate(score, crops[:1536], NETWORKS[name].chunk))
     ratio = float(np.median(np.array(rates["compact"]) / np.array(rates["deep-sesmo"])))
     best = {f"{name}_cells_per_s": round(max(rate)) for name, rate in rates.items()}
-    augmented = max(_rate(lambda chunk: augment(chunk, rng), crops[:6400]) for _ in range(5))
+    augmented = max(_rate(lambda chunk: augment(chunk, rng), crops[:6400], 64) for _ in range(5))
     labels = np.arange(len(crops)) % 2
     stamps = [time.monotonic()]
     train_network(
@@ -134,10 +134,10 @@ def speed() -> None:
     print(json.dumps({**figures, "epoch_s": round(float(np.diff(stamps)[1:].min()), 1)}), flush=True)  # noqa: T201
 
 
-def _rate(work: Callable[[NDArray[np.uint8]], object], crops: NDArray[np.uint8]) -> float:
+def _rate(work: Callable[[NDArray[np.uint8]], object], crops: NDArray[np.uint8], chunk: int) -> float:
     started = time.perf_counter()
-    for start in range(0, len(crops), 128):
-        work(crops[start : start + 128])
+    for start in range(0, len(crops), chunk):
+        work(crops[start : start + chunk])
     return len(crops) / (time.perf_counter() - started)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +32,7 @@ from db.engine import (
 from db.schema import Base
 from sesmo_live.errors import StorePausedError
 from tests.faults.writer import CELLS, PASSPORT, Workers, add_scored, full_plate, old_database
-
-Report = Callable[[str], None]
+from tests.figures import figure
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +40,6 @@ def workers() -> Iterator[Workers]:
     crew = Workers()
     yield crew
     crew.close()
-
-
-@pytest.fixture
-def report(capsys: pytest.CaptureFixture[str]) -> Report:
-    def say(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}")  # noqa: T201 — the figure that the issue asks for
-
-    return say
 
 
 def rows(db: Path, query: str) -> list[tuple[int, ...]]:
@@ -72,7 +62,7 @@ def assert_whole(db: Path) -> None:
     assert torn == []
 
 
-def kill_writers(tmp_path: Path, workers: Workers, report: Report, kills: int) -> None:
+def kill_writers(tmp_path: Path, workers: Workers, kills: int) -> None:
     acknowledged: set[int] = set()
     total = unspoken = 0
     for number in range(kills):
@@ -94,21 +84,19 @@ def kill_writers(tmp_path: Path, workers: Workers, report: Report, kills: int) -
         assert_whole(db)
         total, unspoken = total + len(spoken), unspoken + bool(extra)
     assert total > 2 * kills
-    report(
+    figure(
         f"{kills} writers killed: 0 of {total} acknowledged images lost, integrity ok after each "
         f"({unspoken} kills fell between a commit and its acknowledgement)"
     )
 
 
-def test_no_acknowledged_commit_is_lost_when_the_writer_is_killed(
-    tmp_path: Path, workers: Workers, report: Report
-) -> None:
-    kill_writers(tmp_path, workers, report, 60)
+def test_no_acknowledged_commit_is_lost_when_the_writer_is_killed(tmp_path: Path, workers: Workers) -> None:
+    kill_writers(tmp_path, workers, 60)
 
 
 @pytest.mark.slow
-def test_no_acknowledged_commit_is_lost_in_300_kills(tmp_path: Path, workers: Workers, report: Report) -> None:
-    kill_writers(tmp_path, workers, report, 300)
+def test_no_acknowledged_commit_is_lost_in_300_kills(tmp_path: Path, workers: Workers) -> None:
+    kill_writers(tmp_path, workers, 300)
 
 
 def logged_database(db: Path, commits: int) -> list[int]:
@@ -144,7 +132,7 @@ def tear(log: Path, whole: bytes) -> None:
     log.write_bytes(torn[random.choice(list(torn))])
 
 
-def test_a_torn_log_gives_a_prefix_of_the_commits(tmp_path: Path, report: Report) -> None:
+def test_a_torn_log_gives_a_prefix_of_the_commits(tmp_path: Path) -> None:
     counts = logged_database(tmp_path / "made.db", 30)
     source = tmp_path / "torn.db"
     whole = Path(f"{source}-wal").read_bytes()
@@ -165,7 +153,7 @@ def test_a_torn_log_gives_a_prefix_of_the_commits(tmp_path: Path, report: Report
         kept.append(len(found))
     assert min(kept) < counts[8]  # the tears did hit
     assert max(kept) > counts[-8]
-    report(
+    figure(
         f"300 torn logs of {len(whole) // 1024} KiB: all opened, integrity ok, a prefix of the 30 commits each time "
         f"(images kept: {min(kept)} to {max(kept)} of {counts[-1]}, median {statistics.median(kept):.0f})"
     )
@@ -219,7 +207,7 @@ def commit(disk: SmallDisk, number: int) -> int:
         return add_scored(connection, scores.ensure_model(connection, PASSPORT), f"/data/{number}.tif")
 
 
-def test_a_full_disk_pauses_and_the_run_can_go_on_when_there_is_room(disk: SmallDisk, report: Report) -> None:
+def test_a_full_disk_pauses_and_the_run_can_go_on_when_there_is_room(disk: SmallDisk) -> None:
     done = {commit(disk, number) for number in range(20)}
     assert store_answers(disk.db)
     disk.fill()
@@ -236,7 +224,7 @@ def test_a_full_disk_pauses_and_the_run_can_go_on_when_there_is_room(disk: Small
     seconds = time.monotonic() - began
     assert image_ids(disk.db) == done
     assert_whole(disk.db)
-    report(
+    figure(
         f"disk full ({'tmpfs' if disk.real else 'page limit'}): paused, 0 of {len(done)} lost, on in {seconds:.2f} s"
     )
 
@@ -252,7 +240,8 @@ def read_times_ms(workers: Workers, db: Path, n: int) -> list[float]:
     return sorted(float(ms) for ms, _ in answers)
 
 
-def test_readers_do_not_wait_for_the_writer(tmp_path: Path, workers: Workers, report: Report) -> None:
+@pytest.mark.alone
+def test_readers_do_not_wait_for_the_writer(tmp_path: Path, workers: Workers) -> None:
     db = tmp_path / "s.db"
     full_plate(db)
     idle = read_times_ms(workers, db, 60)
@@ -263,7 +252,7 @@ def test_readers_do_not_wait_for_the_writer(tmp_path: Path, workers: Workers, re
     rate = (len(workers.said(writer)) - before) / (time.monotonic() - began)
     workers.kill(writer)
     p95, quiet = busy[int(len(busy) * 0.95)], idle[int(len(idle) * 0.95)]
-    report(
+    figure(
         f"4 readers of a well of 384 × 10: p95 {p95:.1f} ms, median {statistics.median(busy):.1f} ms, longest "
         f"{busy[-1]:.1f} ms beside {rate:.0f} commits/s (nobody writing: p95 {quiet:.1f} ms)"
     )
@@ -290,9 +279,7 @@ def longest_log(db: Path, first_id: int) -> float:
     return longest / 2**20
 
 
-def test_readers_that_overlap_do_not_let_the_log_grow(
-    tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readers_that_overlap_do_not_let_the_log_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     db = tmp_path / "s.db"
     full_plate(db)
     keeper = sqlite3.connect(db)  # the database is always open somewhere, so that no closing empties the log
@@ -301,7 +288,7 @@ def test_readers_that_overlap_do_not_let_the_log_grow(
     monkeypatch.setattr(sqlite, "WAL_LIMIT_BYTES", 2**21)
     limited = longest_log(db, 101)
     keeper.close()
-    report(
+    figure(
         f"log after 12 MiB of commits beside overlapping readers: {free:.1f} MiB, with a limit of 2 MiB {limited:.1f}"
     )
     assert free > 8  # else this test shows nothing
@@ -312,9 +299,7 @@ def schema_of(db: Path) -> list[tuple[int, ...]]:
     return rows(db, "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
 
 
-def test_a_migration_that_is_killed_leaves_the_old_schema_or_the_new_one(
-    tmp_path: Path, workers: Workers, report: Report
-) -> None:
+def test_a_migration_that_is_killed_leaves_the_old_schema_or_the_new_one(tmp_path: Path, workers: Workers) -> None:
     original, whole = tmp_path / "old.db", tmp_path / "whole.db"
     old_database(original)
     shutil.copy(original, whole)
@@ -343,7 +328,7 @@ def test_a_migration_that_is_killed_leaves_the_old_schema_or_the_new_one(
         assert_upgraded(db, old, new)
     assert min(ends.values()) > 0
     assert within > 10
-    report(
+    figure(
         f"50 migrations killed, {within} of them between the first change and the end: {ends['old']} left the old "
         f"schema, {ends['new']} the new one, 0 a mixed one; each could be upgraded afterwards"
     )
@@ -362,9 +347,7 @@ def assert_upgraded(db: Path, old: list[tuple[int, ...]], new: list[tuple[int, .
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_backups_under_load_restore_to_the_count_of_their_moment(
-    tmp_path: Path, workers: Workers, report: Report
-) -> None:
+def test_backups_under_load_restore_to_the_count_of_their_moment(tmp_path: Path, workers: Workers) -> None:
     db = tmp_path / "s.db"
     upgrade(db)
     writer = workers.start("write", db)
@@ -383,7 +366,7 @@ def test_backups_under_load_restore_to_the_count_of_their_moment(
     workers.kill(writer)
     assert counts == sorted(set(counts))
     assert len(list(tmp_path.glob("*.partial"))) == 0
-    report(
+    figure(
         f"20 backups under load: all whole, {counts[0]} to {counts[-1]} images, longest {max(seconds) * 1000:.0f} ms"
     )
 

@@ -20,6 +20,7 @@ from tests.faults.nights import (
     wait_until_done,
     wait_until_watching,
 )
+from tests.figures import figure
 
 
 def bad_night(tmp_path: Path, model: Path, files: int, kills: int, seed: int) -> None:
@@ -45,7 +46,7 @@ def bad_night(tmp_path: Path, model: Path, files: int, kills: int, seed: int) ->
     with closing(sqlite3.connect(db)) as connection:
         sound = connection.execute("PRAGMA integrity_check").fetchone()[0]
     truncated = Counter(truth.final for truth in microscope.truth.values())["failed"]
-    print(  # noqa: T201 — the figure that the issue asks for
+    figure(
         f"{files} files, {kills} SIGKILLs, {time.monotonic() - began:.0f} s: {states} ({amid} scored amid the kills), "
         f"{truncated} were truncated; "
         f"lost {len(faults['lost'])}, double {len(faults['double'])}, wrong pixels {len(faults['wrong'])}, {sound}"

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import blobs, write_image
 from tests.faults import damage
 from tests.faults.nights import Daemon, kill, night_settings, query, running, tiff_bytes, wait_until_watching
+from tests.figures import figure
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +39,7 @@ def test_a_burst_of_20_000_files_is_in_the_ledger_within_two_scans(tmp_path: Pat
         time.sleep(0.2)
     took = time.monotonic() - began
     kill(daemon)
-    print(f"20 000 files in one burst: all in the ledger {took:.1f} s after the last one (a scan every 5 s)")  # noqa: T201
+    figure(f"20 000 files in one burst: all in the ledger {took:.1f} s after the last one (a scan every 5 s)")
 
 
 def rubbish(tmp_path: Path, model: Path, each: int) -> None:
@@ -67,7 +68,7 @@ def rubbish(tmp_path: Path, model: Path, each: int) -> None:
             if line.startswith("VmHWM")
         )
     states = Counter(row[0] for row in query(db, "SELECT state FROM image WHERE page = 0"))
-    print(  # noqa: T201
+    figure(
         f"{number} mutated TIFFs in {time.monotonic() - began:.0f} s: {dict(states)}, daemon alive, peak {peak:.0f} MiB"
     )
     assert states.total() >= number
@@ -118,7 +119,7 @@ def soak(tmp_path: Path, model: Path, images: int, a_second: float, warm: int) -
     slope = float(np.polyfit(numbers, megabytes, 1)[0]) * 1000
     quarter = len(handles) // 4  # at its least: what is open now and then depends on how busy it is
     early, late = min(handles[:quarter]), min(handles[-quarter:])
-    print(f"soak of {images} images at {a_second}/s: {slope:.2f} MB per 1 000 images, handles {early} → {late}")  # noqa: T201
+    figure(f"soak of {images} images at {a_second}/s: {slope:.2f} MB per 1 000 images, handles {early} → {late}")
     return slope, late - early
 
 
@@ -162,7 +163,7 @@ def test_the_real_daemon_is_killed_and_goes_on(tmp_path: Path) -> None:
     )
     text = "SELECT well, n, sum FROM image JOIN field_score ON image_id = id ORDER BY well"
     assert query(db, text) == query(again, text)
-    print(f"the real daemon, killed with {amid} of 40 images scored: 40 scored, each as undisturbed")  # noqa: T201
+    figure(f"the real daemon, killed with {amid} of 40 images scored: 40 scored, each as undisturbed")
 
 
 def _scored(db: Path) -> int:

@@ -23,6 +23,7 @@ from sesmo_live.errors import SesmoError
 from sesmo_live.service import Progress, score_folder
 from tests.conftest import blobs, write_image
 from tests.faults.nights import night_settings, query
+from tests.figures import figure
 from tests.test_service import counts, during
 
 pytestmark = pytest.mark.usefixtures("stub_scorer")
@@ -89,7 +90,7 @@ def fill(path: Path) -> None:
 
 
 def test_a_full_disk_pauses_the_run_and_it_goes_on_by_itself(
-    tmp_path: Path, small_disk: Path, stub_model: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small_disk: Path, stub_model: Path
 ) -> None:
     folder, db = tmp_path / "in", small_disk / "s.db"
     folder.mkdir()
@@ -116,14 +117,11 @@ def test_a_full_disk_pauses_the_run_and_it_goes_on_by_itself(
     assert query(db, "SELECT MAX(attempts), COUNT(*) FROM image") == [(0, 80)]
     assert query(db, "PRAGMA integrity_check") == [("ok",)]
     assert query(db, "SELECT kind, closed_at IS NOT NULL FROM incident") == [("database-paused", 1)]
-    with capsys.disabled():
-        print(f"\ndisk full: went on {resumed[0]:.1f} s after there was room; 80 of 80 images scored once")  # noqa: T201
+    figure(f"disk full: went on {resumed[0]:.1f} s after there was room; 80 of 80 images scored once")
     assert resumed[0] <= 10
 
 
-def test_a_stack_that_grows_gives_each_page_once_and_before_its_end(
-    tmp_path: Path, stub_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stack_that_grows_gives_each_page_once_and_before_its_end(tmp_path: Path, stub_model: Path) -> None:
     folder, db, pages = tmp_path / "in", tmp_path / "s.db", 40
     folder.mkdir()
     early: list[int] = []
@@ -146,8 +144,7 @@ def test_a_stack_that_grows_gives_each_page_once_and_before_its_end(
     expected = _cells_of_pages(tmp_path, stub_model, pages)
     assert sorted(found) == [(page, page + 1, 1, expected[page]) for page in range(pages)]
     assert max(early) >= pages // 4, "no page was released before the stack was closed"
-    with capsys.disabled():
-        print(f"\na growing stack of {pages} pages: {max(early)} scored before its end, each page once")  # noqa: T201
+    figure(f"a growing stack of {pages} pages: {max(early)} scored before its end, each page once")
 
 
 def scored_so_far(db: Path) -> int:

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from tests.conftest import blobs
 from tests.faults.nights import Daemon, Microscope, kill, night_settings, query, tiff_bytes, wait_until_watching
+from tests.figures import figure
 from tests.stub import write_stub_model
 
 SITES = [f"{well}_f1_t1_cPhase_z0.tif" for well in ("A01", "A02", "B07", "C03", "D05")]
@@ -173,7 +174,7 @@ def explore(examples: int, steps: int) -> None:
             print_blob=True,
         ),
     )
-    print(f"{examples} nights of up to {steps} events in {time.monotonic() - began:.0f} s: the invariant held")  # noqa: T201
+    figure(f"{examples} nights of up to {steps} events in {time.monotonic() - began:.0f} s: the invariant held")
 
 
 @pytest.mark.timeout(300)

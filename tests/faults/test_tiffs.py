@@ -21,13 +21,10 @@ from acquisition.tiff import companions_of, read_pages, read_pixels
 from acquisition.zeros import check_zero_tail
 from sesmo_live.errors import ImageError, IncompleteImageError, ZeroTailError
 from tests.faults import damage
+from tests.figures import figure
 
 RNG = np.random.default_rng(29)
 PAGES = RNG.integers(1, 60_000, (40, 60, 80), dtype=np.uint16)
-
-
-def say(figure: str) -> None:
-    print(figure)  # noqa: T201 a figure to report
 
 
 def test_whole_files_are_accepted(tmp_path: Path) -> None:
@@ -52,7 +49,7 @@ def test_truncated_and_unfilled_files_are_never_taken_for_whole(
             verdicts[answer] += 1
             if answer not in ("same", "IncompleteImageError", "ZeroTailError"):
                 raise AssertionError((sample.name, answer, len(data), len(sample.data)))
-    say(f"{maker.__name__}: {verdicts.total()} files, {dict(verdicts)}, 0 accepted with wrong pixels")
+    figure(f"{maker.__name__}: {verdicts.total()} files, {dict(verdicts)}, 0 accepted with wrong pixels")
     assert verdicts.total() == each * 2 * len(damage.KINDS)
     assert verdicts["same"] < verdicts.total() / 20
 
@@ -62,7 +59,7 @@ def test_mutated_files_end_in_pixels_or_in_one_sentence(tmp_path: Path, seed: in
     """Inspect 3 000 of the 9 000 files in a process whose memory is measured."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         tally = process.submit(damage.inspect_mutations, tmp_path, 3000, seed).result()
-    say(
+    figure(
         f"mutations, seed {seed}: {sum(tally.verdicts.values())} files, {tally.verdicts}, "
         f"slowest {tally.slowest_s:.2f} s, peak {tally.peak_mib:.0f} MiB"
     )
@@ -89,7 +86,7 @@ def test_mutated_files_in_processes_of_their_own(tmp_path: Path) -> None:
                     answers[type(error).__name__] += 1
                     unnamed += str(path) not in str(error)
                 slowest = max(slowest, time.monotonic() - started)
-    say(f"mutations, isolated: {answers.total()} files, {dict(answers)}, slowest {slowest:.2f} s")
+    figure(f"mutations, isolated: {answers.total()} files, {dict(answers)}, slowest {slowest:.2f} s")
     assert unnamed == 0
     assert answers.total() == 10 * len(damage.KINDS)
     assert len(answers) >= 3
@@ -235,7 +232,7 @@ def test_released_pages_of_a_growing_stack_never_change(tmp_path: Path, kind: st
     assert [info.page for info in infos if info.page not in released] in ([39], list(range(40)))
     for page, image in enumerate(PAGES):
         np.testing.assert_array_equal(read_pixels(path, page), image)
-    say(f"growing, {kind}: {early} of 40 pages released before the end in {looks} looks, 0 of them wrong")
+    figure(f"growing, {kind}: {early} of 40 pages released before the end in {looks} looks, 0 of them wrong")
     assert early > 10 if while_growing else early >= 0
     assert not (early and ("ImageJ" in kind or "OME" in kind))
 
@@ -347,4 +344,4 @@ def test_a_set_with_a_missing_companion_gives_what_is_there(tmp_path: Path) -> N
         assert [info.timepoint for info in read_pages(path)] == [t]
     np.testing.assert_array_equal(planes, PAGES[present])
     assert all(plane.any() for plane in planes)
-    say(f"OME set without file 2 of 5: {len(planes)} pages right, 0 zero planes, companion named")
+    figure(f"OME set without file 2 of 5: {len(planes)} pages right, 0 zero planes, companion named")

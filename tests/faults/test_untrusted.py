@@ -25,14 +25,11 @@ from acquisition.ome import MAX_COMPANIONS, companions
 from acquisition.tiff import companions_of, read_pages
 from sesmo_live.errors import ImageError
 from tests.faults import damage
+from tests.figures import figure
 from tests.test_ndtiff import index_entry
 
 LIMIT_S = 2.0
 Tags = list[tuple[int, int, int, int]]
-
-
-def say(figure: str) -> None:
-    print(figure)  # noqa: T201 a figure to report
 
 
 def tiff_of(directories: list[tuple[Tags, int]], body: bytes = b"", at: int = 8) -> bytes:
@@ -110,6 +107,7 @@ def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.alone
 def test_bombs(tmp_path: Path, kind: str) -> None:
     compression, stream = STREAMS[kind]
     inflated = 1024 if kind != "LZW" else 512
@@ -122,10 +120,10 @@ def test_bombs(tmp_path: Path, kind: str) -> None:
         paths.append(path)
     results, peak = in_child(inspect_all, paths)
     for (answer, seconds), path in zip(results, paths, strict=True):
-        say(f"bomb {kind} {inflated} MiB in {len(data) / 2**20:.2f}, {path.stem}: {seconds:.2f} s, {answer[:60]}")
+        figure(f"bomb {kind} {inflated} MiB in {len(data) / 2**20:.2f}, {path.stem}: {seconds:.2f} s, {answer[:60]}")
         assert seconds <= LIMIT_S
         assert answer.startswith("ImageError") or path.stem == "small"
-    say(f"peak {peak:.0f} MiB")
+    figure(f"peak {peak:.0f} MiB")
     assert peak < 1024
 
 
@@ -164,6 +162,7 @@ def loops() -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.alone
 def test_loops_of_directories(tmp_path: Path) -> None:
     slowest = 0.0
     for name, data in loops().items():
@@ -171,7 +170,7 @@ def test_loops_of_directories(tmp_path: Path) -> None:
         path.write_bytes(data)
         answer, seconds = timed(path)
         slowest = max(slowest, seconds)
-        say(f"loop, {name}: {seconds:.3f} s, {answer.replace(str(tmp_path), '')[:80]}")
+        figure(f"loop, {name}: {seconds:.3f} s, {answer.replace(str(tmp_path), '')[:80]}")
         assert seconds <= LIMIT_S, name
         refused = "pyramid" not in name or "next" in name
         assert answer.startswith(("ImageError", "IncompleteImageError")) or not refused, (name, answer)
@@ -199,6 +198,7 @@ def counts() -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.alone
 def test_counts_beyond_all_files(tmp_path: Path) -> None:
     paths = []
     for number, (name, data) in enumerate(counts().items()):
@@ -206,10 +206,10 @@ def test_counts_beyond_all_files(tmp_path: Path) -> None:
         paths[-1].write_bytes(data)
     results, peak = in_child(inspect_all, paths)
     for path, (answer, seconds) in zip(paths, results, strict=True):
-        say(f"count, {path.stem}: {seconds:.3f} s, {answer.replace(str(tmp_path), '')[:70]}")
+        figure(f"count, {path.stem}: {seconds:.3f} s, {answer.replace(str(tmp_path), '')[:70]}")
         assert seconds <= LIMIT_S, path
         assert answer.startswith(("ImageError", "IncompleteImageError")), (path, answer)
-    say(f"peak {peak:.0f} MiB")
+    figure(f"peak {peak:.0f} MiB")
     assert peak < 1024
 
 
@@ -228,6 +228,7 @@ def xml_bombs() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", xml_bombs())
+@pytest.mark.alone
 def test_ome_xml_made_to_harm(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.ome.tif"
     with tifffile.TiffWriter(path) as writer:
@@ -238,7 +239,7 @@ def test_ome_xml_made_to_harm(tmp_path: Path, kind: str) -> None:
     assert len(read_pages(path)) == 200
     assert companions_of(path) == []
     seconds = time.process_time() - started
-    say(f"OME-XML, {kind}: {seconds:.2f} s")
+    figure(f"OME-XML, {kind}: {seconds:.2f} s")
     assert seconds <= LIMIT_S
 
 
@@ -368,6 +369,7 @@ def open_and_count(root: Path, paths: list[Path]) -> tuple[list[str], list[list[
     return strays, named, slowest, dict(verdicts)
 
 
+@pytest.mark.alone
 def test_names_in_ome_xml_open_nothing(tmp_path: Path) -> None:
     root = tmp_path / "watched"
     root.mkdir()
@@ -388,7 +390,7 @@ def test_names_in_ome_xml_open_nothing(tmp_path: Path) -> None:
         tifffile.imwrite(path, np.full((8, 8), 5, np.uint16), description=xml.encode(), metadata=None)
         paths.append(path)
     strays, named, slowest, verdicts = in_child(open_and_count, root, paths)
-    say(f"traversal: {len(names)} names, {len(strays)} opens outside, slowest {slowest:.3f} s, {verdicts}")
+    figure(f"traversal: {len(names)} names, {len(strays)} opens outside, slowest {slowest:.3f} s, {verdicts}")
     assert strays == []
     assert slowest <= LIMIT_S
     assert verdicts == {"1 pages": 200}
@@ -434,6 +436,7 @@ def open_ndtiff(root: Path, folders: list[Path]) -> tuple[list[str], dict[str, i
     return [name for name in opened if not name.startswith(str(root))], dict(verdicts), slowest
 
 
+@pytest.mark.alone
 def test_names_in_an_ndtiff_index_open_nothing_elsewhere(tmp_path: Path) -> None:
     root = tmp_path / "watched"
     tifffile.imwrite(tmp_path / "secret.tif", np.full((8, 8), 666, np.uint16))
@@ -444,7 +447,7 @@ def test_names_in_an_ndtiff_index_open_nothing_elsewhere(tmp_path: Path) -> None
         (folder / INDEX_NAME).write_bytes(index_entry_of(name))
         folders.append(folder)
     strays, verdicts, slowest = in_child(open_ndtiff, root, folders)
-    say(f"NDTiff: {len(folders)} names, {len(strays)} opens outside, slowest {slowest:.3f} s, {verdicts}")
+    figure(f"NDTiff: {len(folders)} names, {len(strays)} opens outside, slowest {slowest:.3f} s, {verdicts}")
     assert strays == []
     assert slowest <= LIMIT_S
     assert "read" not in verdicts

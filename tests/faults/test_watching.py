@@ -19,7 +19,10 @@ from watchdog.observers.api import BaseObserver
 
 from acquisition import alarm as alarm_module
 from acquisition.folder import Sighting, scan, watch
+from tests.figures import figure
 from tests.test_folder import Watching, land, watchdogs
+
+pytestmark = pytest.mark.alone  # it measures how soon a file is known
 
 LIMIT = "the limit of inotify watches is reached (raise fs.inotify.max_user_watches)"
 
@@ -49,17 +52,6 @@ for number, sighting in enumerate(watch(root, interval_s=1.0, settle_s=60, stop=
         break
 print(json.dumps({"found": len(found), "scans": after, "first": modes[0], "last": modes[-1]}))
 """
-
-
-@pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Return a function that prints a figure past pytest's capture."""
-
-    def tell(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}", end="")  # noqa: T201 a figure to report
-
-    return tell
 
 
 def scans_until_all_are_in(watching: Watching, wanted: set[str], written: float, limit_s: float = 30) -> str:
@@ -109,41 +101,37 @@ def trusting(tmp_path: Path) -> Iterator[Callable[[], set[str]]]:
     observer.join(10)
 
 
-def test_a_burst_of_twenty_thousand_files(tmp_path: Path, tell: Callable[[str], None]) -> None:
+def test_a_burst_of_twenty_thousand_files(tmp_path: Path) -> None:
     with Watching(tmp_path, interval_s=1.0, settle_s=60, events=True) as watching:
         began = time.monotonic()
         subprocess.run([sys.executable, "-c", BURST, str(tmp_path), "20000"], check=True, timeout=60)
         written = time.monotonic()
         wanted = {f"{number:05d}.tif" for number in range(20_000)}
-        figure = scans_until_all_are_in(watching, wanted, written)
-    tell(f"burst of {written - began:.1f} s: {figure}")
+        after = scans_until_all_are_in(watching, wanted, written)
+    figure(f"burst of {written - began:.1f} s: {after}")
 
 
-def test_what_events_alone_tell_of_a_burst(
-    tmp_path: Path, trusting: Callable[[], set[str]], tell: Callable[[str], None]
-) -> None:
+def test_what_events_alone_tell_of_a_burst(tmp_path: Path, trusting: Callable[[], set[str]]) -> None:
     """The queue of inotify holds 16 384 events as a rule; how many are lost depends on how fast they are read."""
     root = tmp_path / "root"
     subprocess.run([sys.executable, "-c", BURST, str(root), "20000"], check=True, timeout=60)
     lost = 20_000 - len(trusting())
     assert len(scan(root)) == 20_000
-    tell(f"events alone lost {lost} of 20 000 files; the scan none")
+    figure(f"events alone lost {lost} of 20 000 files; the scan none")
 
 
-def test_files_in_new_nested_folders(
-    tmp_path: Path, trusting: Callable[[], set[str]], tell: Callable[[str], None]
-) -> None:
+def test_files_in_new_nested_folders(tmp_path: Path, trusting: Callable[[], set[str]]) -> None:
     root = tmp_path / "root"
     wanted = {f"run/{a}/{b}/{c}/{name}.tif" for a in range(8) for b in range(5) for c in range(5) for name in range(10)}
     with Watching(root, interval_s=1.0, settle_s=60, events=True) as watching:
         for name in sorted(wanted):
             land(root / name)
         written = time.monotonic()
-        figure = scans_until_all_are_in(watching, wanted, written)
-    tell(f"new nested folders: {figure}; events alone lost {len(wanted) - len(trusting())}")
+        after = scans_until_all_are_in(watching, wanted, written)
+    figure(f"new nested folders: {after}; events alone lost {len(wanted) - len(trusting())}")
 
 
-def test_a_tree_that_is_moved_in(tmp_path: Path, trusting: Callable[[], set[str]], tell: Callable[[str], None]) -> None:
+def test_a_tree_that_is_moved_in(tmp_path: Path, trusting: Callable[[], set[str]]) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     names = {f"TimePoint_{a}/{b}/{name}.tif" for a in range(10) for b in range(10) for name in range(20)}
     for name in sorted(names):
@@ -152,8 +140,8 @@ def test_a_tree_that_is_moved_in(tmp_path: Path, trusting: Callable[[], set[str]
         outside.rename(root / "plate")
         written = time.monotonic()
         wanted = {f"plate/{name}" for name in names}
-        figure = scans_until_all_are_in(watching, wanted, written)
-    tell(f"a tree moved in: {figure}; events alone lost {len(wanted) - len(trusting())}")
+        after = scans_until_all_are_in(watching, wanted, written)
+    figure(f"a tree moved in: {after}; events alone lost {len(wanted) - len(trusting())}")
 
 
 @pytest.fixture
@@ -190,7 +178,6 @@ def test_two_hundred_folders_and_fifty_watches(
     before: int,
     fifty_watches: list[int],
     monkeypatch: pytest.MonkeyPatch,
-    tell: Callable[[str], None],
 ) -> None:
     monkeypatch.setattr(alarm_module, "RETRY_S", 2.0)
     for number in range(before):
@@ -201,15 +188,15 @@ def test_two_hundred_folders_and_fifty_watches(
         for name in sorted(wanted):
             land(tmp_path / name)
         written = time.monotonic()
-        figure = scans_until_all_are_in(watching, wanted, written)
+        after = scans_until_all_are_in(watching, wanted, written)
         watching.until(lambda: LIMIT in watching.seen[-1][1].mode)
         fifty_watches[0] = 1000  # somebody raises the limit
         watching.until(lambda: "sooner on events" in watching.seen[-1][1].mode, 10)
     assert first == ("scanned every 0.5 s, sooner on events" if before == 10 else f"scanned every 0.5 s: {LIMIT}")
-    tell(f"{before} folders, then 200, limit of 50: {figure}")
+    figure(f"{before} folders, then 200, limit of 50: {after}")
 
 
-def test_the_kernels_own_limit_of_fifty_watches(tmp_path: Path, tell: Callable[[str], None]) -> None:
+def test_the_kernels_own_limit_of_fifty_watches(tmp_path: Path) -> None:
     """A user namespace has a limit of its own; where the system lets nobody make one, the injected limit must do."""
     for folder in range(10):
         land(tmp_path / f"{folder}" / "a.tif")
@@ -220,7 +207,7 @@ def test_the_kernels_own_limit_of_fifty_watches(tmp_path: Path, tell: Callable[[
     except FileNotFoundError:
         allowed = False
     if not allowed:
-        tell("no user namespaces here: the limit of the kernel itself was not tried")
+        figure("no user namespaces here: the limit of the kernel itself was not tried")
         return
     command = [*inside, f'{setting} && exec "$@"', "sh", sys.executable, "-c", LIMITED, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -230,7 +217,7 @@ def test_the_kernels_own_limit_of_fifty_watches(tmp_path: Path, tell: Callable[[
     assert result["last"] == f"scanned every 1 s: {LIMIT}"
     assert result["found"] == 200
     assert result["scans"] <= 2
-    tell(f"the kernel's own limit of 50 watches: 200 files in 200 folders known after {result['scans']} scans")
+    figure(f"the kernel's own limit of 50 watches: 200 files in 200 folders known after {result['scans']} scans")
 
 
 def kill(kind: str, wake: Path) -> None:
@@ -250,7 +237,6 @@ def test_a_thread_of_the_observer_is_killed(
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    tell: Callable[[str], None],
 ) -> None:
     monkeypatch.setattr(alarm_module, "RETRY_S", 3.0)
     with Watching(tmp_path, interval_s=0.5, settle_s=60, events=True) as watching:
@@ -261,13 +247,13 @@ def test_a_thread_of_the_observer_is_killed(
         for name in sorted(wanted):
             land(tmp_path / name)
         written = time.monotonic()
-        figure = scans_until_all_are_in(watching, wanted, written)
+        after = scans_until_all_are_in(watching, wanted, written)
         back = watching.until(lambda: "sooner on events" in watching.seen[-1][1].mode)
     last = max(when for when, sighting in watching.seen if sighting.mode == died)
     began = min(when for when, sighting in watching.seen if sighting.mode == died)
     assert caplog.text.count(died) == 1
     assert 3.0 <= back - began + 0.1 < 8
-    tell(f"{kind} killed: {figure}; events again {last - began:.1f} s later (here tried every 3 s)")
+    figure(f"{kind} killed: {after}; events again {last - began:.1f} s later (here tried every 3 s)")
 
 
 def test_events_that_came_back_wake_the_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +313,7 @@ def test_a_dead_observer_is_tried_again_once_a_minute_only(tmp_path: Path, monke
     assert all(later - earlier >= 1.0 for earlier, later in pairwise(starts[1:]))
 
 
-def test_a_hundred_thousand_files_are_scanned_in_time(tmp_path: Path, tell: Callable[[str], None]) -> None:
+def test_a_hundred_thousand_files_are_scanned_in_time(tmp_path: Path) -> None:
     for folder in range(200):
         place = tmp_path / f"TimePoint_{folder}"
         place.mkdir()
@@ -344,5 +330,5 @@ def test_a_hundred_thousand_files_are_scanned_in_time(tmp_path: Path, tell: Call
             assert len(sighting.new) == 100_000
     stop.set()
     # The pause between two scans is three times their length and costs no processor: that is what is compared.
-    tell(f"100 000 files: first sighting {spent[0][1]:.2f} s, later ones {spent[1][0]:.2f} and {spent[2][0]:.2f} s")
+    figure(f"100 000 files: first sighting {spent[0][1]:.2f} s, later ones {spent[1][0]:.2f} and {spent[2][0]:.2f} s")
     assert min(used for used, _ in spent[1:]) < 1.5
