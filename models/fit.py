@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.calibration import calibrate, choose_threshold, cross_fit, fit_calibration
 from models.datasets import LABELS, LabelledCells
 from models.network import NETWORKS
-from models.passport import PASSPORT, read_passport, read_weights, write_model
+from models.passport import PASSPORT, find_model, read_passport, read_weights, write_model
 from models.refusal import reference_of, reference_of_crops
 from models.report import write_report
 from models.scorer import compile_network, score_in_chunks
@@ -173,6 +173,7 @@ def _account(
         "split": f"{cells.split}; groups are never parted",
         **counts,
         "recipe": dataclasses.asdict(recipe),
+        "started_from": read_passport(find_model(recipe.start)).model_id if recipe.start else "random weights",
         "seed": seed,
         "epochs_run": len(trained.history),
         "epoch_kept": trained.best_epoch,

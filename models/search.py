@@ -28,10 +28,10 @@ MOST_RECIPES = 200
 Row = dict[str, Any]
 
 
-def read_grid(path: Path, network: str, epochs: int | None = None) -> list[Recipe]:
+def read_grid(path: Path, network: str, changes: Mapping[str, Any] | None = None) -> list[Recipe]:
     """Return the recipes of a grid: a TOML or JSON file that gives a list of values for keys of a recipe.
 
-    What is not named is as in the network's own recipe; `epochs` stands where the grid does not say. Raises UsageError
+    What is not named is as in `changes`, else as in the network's own recipe. Raises UsageError
     for a file that cannot be read, an unknown key, or a value of the wrong kind.
     """
     try:
@@ -39,10 +39,12 @@ def read_grid(path: Path, network: str, epochs: int | None = None) -> list[Recip
         grid = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a grid ({error}); write lines such as batch = [64, 128]") from error
-    return recipes_of(grid, network, epochs, str(path))
+    return recipes_of(grid, network, changes, str(path))
 
 
-def recipes_of(grid: Any, network: str, epochs: int | None = None, where: str = "the grid") -> list[Recipe]:
+def recipes_of(
+    grid: Any, network: str, changes: Mapping[str, Any] | None = None, where: str = "the grid"
+) -> list[Recipe]:
     """Return one recipe for each combination of the grid's values; see `read_grid`."""
     names = [field.name for field in dataclasses.fields(Recipe)]
     if not isinstance(grid, Mapping) or not grid:
@@ -57,7 +59,7 @@ def recipes_of(grid: Any, network: str, epochs: int | None = None, where: str = 
     for values in itertools.product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
         base = RECIPES.get(str(chosen.get("network", network)), Recipe())
-        plain = dataclasses.asdict(base) | ({"epochs": epochs} if epochs else {}) | chosen
+        plain = {**dataclasses.asdict(base), **(changes or {}), **chosen}
         try:
             recipes.append(TypeAdapter(Recipe).validate_json(json.dumps(plain), strict=True))
         except ValidationError as error:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from models.augment import AUGMENTATIONS, augment
 from models.backend import start_keras
 from models.metrics import area_under_roc, log_loss
-from models.network import NETWORKS, build_network, get_weights
+from models.network import NETWORKS, build_network, get_weights, set_weights
+from models.passport import find_model, read_passport, read_weights
 from sesmo_live.errors import UsageError
 
 CLIP_NORM = 1.0
@@ -38,7 +39,8 @@ class Recipe:
     An epoch passes over the crops as often as `least_steps` needs: few crops would make too few steps.
 
     With `keep_best` the weights of the epoch with the lowest held-out loss are kept, else those of the last. With
-    `cosine` the learning rate falls to zero along a cosine (Loshchilov and Hutter, ICLR 2017).
+    `cosine` the learning rate falls to zero along a cosine (Loshchilov and Hutter, ICLR 2017). `start` is a model whose
+    weights, all but the last layer's, training begins with; "" begins with random ones.
     """
 
     network: str = "compact"
@@ -52,10 +54,11 @@ class Recipe:
     keep_best: bool = True
     least_steps: int = 20
     augmentation: str = "transfer"
+    start: str = ""
 
 
 RECIPES = {
-    "compact": Recipe(),
+    "compact": Recipe(start="demo-compact"),
     "deep-sesmo": Recipe("deep-sesmo", "sgd", 0.032, 0.0, False, 128, 100, None, False, 1),
 }
 """The recipe of each network; that of `deep-sesmo` is of Kusumoto et al., Nat Commun 12:257 (2021)."""
@@ -90,6 +93,8 @@ def train_network(
     keras = start_keras()
     keras.utils.set_random_seed(seed)
     model = build_network(recipe.network, crops.shape[1])
+    if recipe.start:
+        _begin_with(model, recipe.start)
     seen, seen_labels, unseen, unseen_labels = crops[~held_out], labels[~held_out], crops[held_out], labels[held_out]
     batch = min(recipe.batch, len(seen))
     steps = -(-len(seen) // batch)
@@ -164,6 +169,21 @@ class _State:
             variable.assign(arrays[name])
         self.history, self.best_epoch = note["history"], note["best_epoch"]
         self.best = {name.removeprefix("best "): array for name, array in arrays.items() if name.startswith("best ")}
+
+
+def _begin_with(model: Any, start: str) -> None:
+    """Put the weights of the model `start` into all layers but the last, which answers its own question."""
+    folder = find_model(start)
+    passport = read_passport(folder)
+    if passport.network != model.name:
+        raise UsageError(
+            f"training of network {model.name} cannot start from {start}, whose network is {passport.network}; start "
+            "from another model or from scratch"
+        )
+    last = f"{model.layers[-1].name}/"
+    fresh = get_weights(model)
+    learned = read_weights(folder, passport)
+    set_weights(model, {name: fresh[name] if name.startswith(last) else learned[name] for name in learned})
 
 
 def _optimizer(recipe: Recipe, steps: int) -> Any:

@@ -40,7 +40,7 @@ def grown(n: int = 144) -> LabelledCells:
 def test_a_grid_makes_every_combination_on_top_of_the_networks_own_recipe(tmp_path: Path) -> None:
     path = tmp_path / "grid.toml"
     path.write_text('batch = [32, 64]\naugmentation = ["original", "transfer"]\n', encoding="utf-8")
-    recipes = read_grid(path, "compact", epochs=7)
+    recipes = read_grid(path, "compact", {"epochs": 7})
     assert [(recipe.batch, recipe.augmentation) for recipe in recipes] == [
         (32, "original"), (32, "transfer"), (64, "original"), (64, "transfer"),
     ]  # fmt: skip

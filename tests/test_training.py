@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from models.backend import start_keras
 from models.metrics import area_under_roc
 from models.network import build_scoring_network
+from models.passport import find_model, read_passport, read_weights
 from models.splits import grouped_folds, split_by_group, split_cells
 from models.training import RECIPES, Recipe, Trained, _optimizer, train_network
 from sesmo_live.errors import UsageError
@@ -119,6 +120,19 @@ def test_it_stops_when_patience_is_over_and_keeps_the_best() -> None:
     assert len(trained.history) == trained.best_epoch + 3
     last = train_network(crops, lying, held_out, dataclasses.replace(recipe, epochs=5, keep_best=False), seed=1)
     assert last.best_epoch == 5
+
+
+def test_training_starts_from_a_models_weights_but_for_its_last_layer() -> None:
+    crops, labels, held_out = blobs()
+    still = dataclasses.replace(QUICK, epochs=1, learning_rate=1e-12, start="demo-compact")
+    weights = train_network(crops, labels, held_out, still, seed=4).weights
+    folder = find_model("demo-compact")
+    learned = read_weights(folder, read_passport(folder))
+    kernels = [name for name in weights if name.endswith("kernel")]
+    alike = {name for name in kernels if np.allclose(weights[name], learned[name], atol=1e-6)}
+    assert set(kernels) - alike == {"dense/kernel"}
+    assert RECIPES["compact"].start == "demo-compact"
+    assert RECIPES["deep-sesmo"].start == ""
 
 
 def test_the_original_recipe_is_the_published_one() -> None:
@@ -235,6 +249,7 @@ def test_two_groups_a_class_make_two_folds_with_both_classes_to_learn_from() -> 
         ({"recipe": Recipe(learning_rate=float("nan"))}, "learning_rate nan"),
         ({"recipe": Recipe(network="deeper")}, "network 'deeper' is unknown; use one of deep-sesmo, compact"),
         ({"recipe": Recipe(augmentation="wild")}, "augmentation 'wild'"),
+        ({"recipe": Recipe(start="demo-deep-sesmo")}, "cannot start from demo-deep-sesmo, whose network is deep-sesmo"),
         ({"recipe": Recipe(optimizer="lion")}, "optimizer 'lion'"),  # type: ignore[arg-type]
     ],
 )

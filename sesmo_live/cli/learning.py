@@ -55,6 +55,10 @@ def train(
     search: Annotated[
         Path | None, typer.Option("--search", help="TOML or JSON grid of recipes to try first by cross-validation")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="model whose weights to go on from [demo-compact for compact]")
+    ] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="begin with random weights")] = False,
     groups: GroupsOption = None,
     images: ImagesOption = "auto",
     pixel_um: PixelOption = None,
@@ -81,8 +85,12 @@ def train(
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs {epochs} is too few; give 1 or more")
     _check_model_folder(out)
-    recipe = RECIPES[network] if epochs is None else dataclasses.replace(RECIPES[network], epochs=epochs)
-    recipes = None if search is None else read_grid(search, network, epochs)
+    if start is not None and from_scratch:
+        raise UsageError("--start and --from-scratch exclude each other; give one of them")
+    wishes: dict[str, Any] = {"epochs": epochs, "start": "" if from_scratch else start}
+    changes = {key: value for key, value in wishes.items() if value is not None}
+    recipe = dataclasses.replace(RECIPES[network], **changes)
+    recipes = None if search is None else read_grid(search, network, changes)
     draft = draft_passport(name or out.resolve().name, model_pixel_um or pixel_um, cropper, conversion)
     reading = Reading(draft, _kind(images), pixel_um, layout or "auto", _groups(groups))
     cells = _cells(control, senescent, plate, from_controls, run, from_hours, reading, database_of(db, config))
