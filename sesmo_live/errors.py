@@ -40,6 +40,10 @@ class ModelError(SesmoError):
     """A model folder cannot be trusted or used."""
 
 
+class StatisticsError(UsageError):
+    """A number cannot be computed from what there is; the message says why, and what would be needed."""
+
+
 class StoreError(SesmoError):
     """The database cannot be used."""
 
