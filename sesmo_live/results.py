@@ -35,7 +35,7 @@ def find_plate(connection: Connection, name: str, run: str | None = None) -> tup
     runs = queries.plate_runs(connection, name)
     if not runs:
         known = sorted({plate.name for plate in queries.plate_runs(connection)})
-        raise UsageError(f"there is no plate {name!r}; {_nearest(name, known, 'plates')}")
+        raise UsageError(f"there is no plate {name!r}; {nearest(name, known, 'plates')}")
     if run is None:
         imaged = [plate for plate in runs if plate.first_timepoint is not None] or runs
         others = ", ".join(plate.run for plate in runs if plate is not imaged[-1])
@@ -44,10 +44,11 @@ def find_plate(connection: Connection, name: str, run: str | None = None) -> tup
     for plate in runs:
         if plate.run == run:
             return plate, ()
-    raise UsageError(f"plate {name} has no run {run!r}; {_nearest(run, [plate.run for plate in runs], 'runs')}")
+    raise UsageError(f"plate {name} has no run {run!r}; {nearest(run, [plate.run for plate in runs], 'runs')}")
 
 
-def _nearest(wanted: str, known: Sequence[str], what: str) -> str:
+def nearest(wanted: str, known: Sequence[str], what: str) -> str:
+    """Return what was meant, or what there is, to end a message with."""
     if not known:
         return f"the database holds no {what} yet"
     near = difflib.get_close_matches(wanted, known, 1, 0.5)
@@ -66,7 +67,7 @@ def pick_model(
         chosen = [model for model in found if model[1].startswith(wanted)]
         if not chosen:
             known = [model[1] for model in found]
-            raise UsageError(f"no model {wanted!r} scored plate {plate.name}; {_nearest(wanted, known, 'models')}")
+            raise UsageError(f"no model {wanted!r} scored plate {plate.name}; {nearest(wanted, known, 'models')}")
     else:
         chosen = found
     apart = not_counted(connection, plate)
@@ -160,7 +161,7 @@ def plate_table(
         chosen, more = pick_model(connection, found, model)
         courses = _courses(connection, found, chosen, None) if chosen else []
         warnings = _before_treatment(found, courses)
-        contents = _contents(queries.treatments(connection, found.plate_id))
+        what = contents(queries.treatments(connection, found.plate_id))
         wells = queries.imaged_wells(connection, found.plate_id)
     if timepoint is not None:
         known = sorted({item.timepoint for item in courses})
@@ -168,9 +169,7 @@ def plate_table(
             raise UsageError(f"plate {found.name} has no scored time point {timepoint}; it has {_spans(known)}")
         courses = [item for item in courses if item.timepoint == timepoint]
     latest = {item.well: item for item in courses}  # time points come in order, so the last one stays
-    rows = [
-        _plate_row(well, latest.get(well), contents.get(well, _NOTHING)) for well in sorted(wells, key=well_position)
-    ]
+    rows = [_plate_row(well, latest.get(well), what.get(well, NOTHING)) for well in sorted(wells, key=well_position)]
     return Answer(rows, notes + more + warnings)
 
 
@@ -178,10 +177,11 @@ def _spans(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers)) if len(numbers) <= 12 else f"{numbers[0]} to {numbers[-1]}"
 
 
-_NOTHING: Row = {"role": "", "compound": "", "dose": None, "dose_unit": ""}
+NOTHING: Row = {"role": "", "compound": "", "dose": None, "dose_unit": ""}
+"""What is in a well of which nothing is known."""
 
 
-def _contents(treatments: list[TreatmentRow]) -> dict[str, Row]:
+def contents(treatments: list[TreatmentRow]) -> dict[str, Row]:
     """Return role, compound, dose and unit of every well; several compounds are joined by ` + `."""
     wells: dict[str, list[TreatmentRow]] = defaultdict(list)
     for row in treatments:
@@ -222,73 +222,8 @@ def _plate_row(well: str, score: WellScore | None, content: Row) -> Row:
     }
 
 
-PLATE_COLUMNS = tuple(_plate_row("", None, _NOTHING))
+PLATE_COLUMNS = tuple(_plate_row("", None, NOTHING))
 """The columns of `plate_table`."""
-
-
-def compound_history(engine: Engine, name: str, *, model: str | None = None) -> Answer:
-    """Return every plate, well, dose and time point of a compound, by name or alias, with hours since treatment."""
-    with engine.connect() as connection:
-        compounds = queries.find_compounds(connection, name)
-        if not compounds:
-            known = queries.compound_names(connection)
-            raise UsageError(f"there is no compound {name!r}; {_nearest(name, known, 'compounds')}")
-        wells: dict[int, dict[str, list[TreatmentRow]]] = defaultdict(lambda: defaultdict(list))
-        for treatment in queries.treatments_of(connection, [key for key, _ in compounds]):
-            wells[treatment.plate_id][treatment.well].append(treatment)
-        rows: list[Row] = []
-        notes: list[str] = []
-        for plate in queries.plate_runs(connection):
-            if plate.plate_id not in wells:
-                continue
-            chosen, said = (
-                pick_model(connection, plate, model) if model is None else _pick_or_none(connection, plate, model)
-            )
-            notes.extend(said)
-            if chosen is not None:
-                scores = _courses(connection, plate, chosen, sorted(wells[plate.plate_id]))
-                notes.extend(_before_treatment(plate, scores))
-                rows.extend(_history_rows(plate, scores, wells[plate.plate_id]))
-    return Answer(rows, tuple(dict.fromkeys(notes)))
-
-
-def _pick_or_none(
-    connection: Connection, plate: PlateRow, model: str
-) -> tuple[tuple[int, str] | None, tuple[str, ...]]:
-    """Pick the model, and leave out a plate that it did not score."""
-    known = [found[1] for found in queries.plate_models(connection, plate.plate_id)]
-    if not any(found.startswith(model) for found in known):
-        return None, (f"plate {plate.name} run {plate.run} was not scored by {model}",)
-    return pick_model(connection, plate, model)
-
-
-HISTORY_COLUMNS = (
-    *("compound", "plate", "run", "well", "role", "dose", "dose_unit", "dose_um", "timepoint", "acquired_at", "hours"),
-    *("score", "ci_low", "ci_high", "n_cells", "fraction_senescent", "n_images", "model"),
-)
-"""The columns of `compound_history`."""
-
-
-def _history_rows(plate: PlateRow, scores: list[WellScore], wells: dict[str, list[TreatmentRow]]) -> list[Row]:
-    """Return a row for each score and compound of a well, the lowest dose first."""
-    rows: list[Row] = [
-        {name: _first_of(name, treatment, score, plate) for name in HISTORY_COLUMNS}
-        for score in scores
-        for treatment in wells[score.well]
-    ]
-    return sorted(rows, key=_by_dose)
-
-
-def _first_of(name: str, treatment: TreatmentRow, score: WellScore, plate: PlateRow) -> Any:
-    """Return what the treatment, else the score, else the plate says under this name."""
-    if name in ("plate", "well"):
-        return getattr(score, name)
-    return next(getattr(source, name) for source in (treatment, score, plate) if hasattr(source, name))
-
-
-def _by_dose(row: Row) -> tuple[float, float]:
-    dose = row["dose"] if row["dose_um"] is None else row["dose_um"]
-    return (row["dose_um"] is None, -1.0 if dose is None else dose)
 
 
 IMAGE_COLUMNS = (

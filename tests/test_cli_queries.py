@@ -15,8 +15,10 @@ from db.care import upgrade
 from db.engine import open_engine
 from db.schema import Image, Plate
 from sesmo_live.cli.output import Format, count, show
+from sesmo_live.history import HISTORY_COLUMNS
 from sesmo_live.reasons import group_reasons
-from sesmo_live.results import HISTORY_COLUMNS, IMAGE_COLUMNS, PLATE_COLUMNS
+from sesmo_live.results import IMAGE_COLUMNS
+from sesmo_live.screens import WELL_COLUMNS
 from tests.cli import Sesmo, runner, sentence, write_wells
 from tests.figures import figure
 
@@ -123,7 +125,7 @@ def test_an_empty_answer_has_its_columns(sesmo: Sesmo, tmp_path: Path) -> None:
     db = ("--db", tmp_path / "s.db", "--format", "csv")
     (tmp_path / "map.csv").write_text("well,compound,dose\nA01,Doxorubicin,1 uM\n")
     sesmo("platemap", "import", tmp_path / "map.csv", "--plate", "P", *db)
-    assert sesmo("plate", "P", *db).out == ",".join(PLATE_COLUMNS) + "\n"
+    assert sesmo("plate", "P", *db).out == ",".join(WELL_COLUMNS) + "\n"
     assert sesmo("compound", "doxorubicin", *db).out == ",".join(HISTORY_COLUMNS) + "\n"
     head = "plate,well,timepoint,acquired_at,hours,n_images,n_cells,score,ci_low,ci_high,fraction_senescent,model\n"
     assert sesmo("timecourse", "--plate", "P", *db).out == head

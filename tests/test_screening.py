@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_fit_and_interval_agree_with_scipy(shared: Path) -> None:
 
     doses, values = (np.array(item) for item in ryegrass(shared))
 
-    def curve(x: np.ndarray, c: float, d: float, b: float, e: float) -> np.ndarray:
+    def curve(x: Any, c: float, d: float, b: float, e: float) -> Any:
         return np.asarray(c + (d - c) / (1 + (x / e) ** b))
 
     direct, _ = curve_fit(curve, doses, values, p0=[0.5, 8, 2, 3])
@@ -151,7 +152,9 @@ def test_fit_and_interval_agree_with_scipy(shared: Path) -> None:
     allowed = squares * (1 + fisher.ppf(0.95, 1, 20) / 20)
     for limit in (fit.ec50_low_um, fit.ec50_high_um):
         assert limit is not None
-        held = least_squares(lambda p, e=limit: curve(doses, *p, e) - values, direct[:3], xtol=1e-12, ftol=1e-12)
+        held = least_squares(
+            lambda p, e=limit: curve(doses, p[0], p[1], p[2], e) - values, direct[:3], xtol=1e-12, ftol=1e-12
+        )
         assert 2 * held.cost == pytest.approx(allowed, rel=2e-3)
 
 
@@ -214,7 +217,7 @@ def test_rows_columns_and_rim_are_found_and_taken_out() -> None:
     hit[0, 0] = np.nan
     scores = b_scores(hit)
     assert np.isnan(scores[0, 0])
-    assert np.unravel_index(np.nanargmax(scores), scores.shape) == (2, 7)
+    assert tuple(map(int, np.unravel_index(np.nanargmax(scores), scores.shape))) == (2, 7)
     rim = np.ones((8, 12), bool)
     rim[1:-1, 1:-1] = False
     found = plate_effects(0.3 + 0.1 * rim + noise)
@@ -331,11 +334,11 @@ def test_a_senescence_screen_gives_z_prime_per_plate_and_ranked_hits(shared: Pat
         figure(f"{low} and {high}: {len(both)} compounds at two doses, correlation of effects {agreement:.2f}")
 
 
-def lopac(shared: Path) -> dict[str, list[dict[str, object]]]:
+def lopac(shared: Path) -> dict[str, list[dict[str, Any]]]:
     folder = shared / "data" / "assays" / "lopac_senescence"
     with (folder / "GCGR-Lpc-Metadata_E31_plates458-459.csv").open(encoding="utf-8", newline="") as file:
         about = {(row["plate"], row["Well Name"]): row for row in csv.DictReader(file)}
-    plates: dict[str, list[dict[str, object]]] = {}
+    plates: dict[str, list[dict[str, Any]]] = {}
     with (folder / "E31_senscore_LOPAC_plates458-459.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             known = about[row["Metadata_platename"], row["Metadata_well"]]

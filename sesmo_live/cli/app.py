@@ -2,7 +2,7 @@
 
 import typer
 
-from sesmo_live.cli import care, detection, doctor, figures, images, learning, queries, recovery, service
+from sesmo_live.cli import care, detection, doctor, figures, images, learning, queries, recovery, screening, service
 
 app = typer.Typer(
     name="sesmo-live",
@@ -26,6 +26,9 @@ app.command()(queries.plate)
 app.command()(queries.timecourse)
 app.command()(queries.compound)
 app.command()(queries.images)
+app.command()(screening.hits)
+app.command()(screening.compare)
+app.command()(screening.export)
 app.command()(recovery.retry)
 app.command()(doctor.doctor)
 care.model_app.command(name="calibrate")(learning.model_calibrate)

@@ -1,0 +1,201 @@
+"""What a compound did on every plate: one model's scores, or several models bridged by their control wells."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine
+
+from db import queries, screening
+from db.queries import PlateRow, TreatmentRow
+from db.screening import WellSums
+from sesmo_live.errors import UsageError
+from sesmo_live.results import Answer, Row, nearest
+from sesmo_live.screening.intervals import FieldSums, mean_interval
+
+HISTORY_COLUMNS = (
+    *("compound", "plate", "run", "well", "role", "dose", "dose_unit", "dose_um", "timepoint", "acquired_at", "hours"),
+    *("score", "ci_low", "ci_high", "n_cells", "fraction_senescent", "n_images", "model"),
+)
+"""The columns of `compound_history`."""
+
+BRIDGE_COLUMNS = (
+    *HISTORY_COLUMNS,
+    *("percent_of_control", "mean_negative", "n_negative", "mean_positive", "n_positive"),
+)
+"""Its columns with `bridge`: percent of control, and the control wells of that plate, time point and model."""
+
+FEWEST_CONTROLS = 2
+
+
+def compound_history(engine: Engine, name: str, *, model: str | None = None, bridge: bool = False) -> Answer:
+    """Return every plate, well, dose and time point of a compound, by name, alias or InChIKey.
+
+    Scores of different models are not mixed: the rows are those of `model` (an id or its beginning), else of the
+    last model that came, and a note says what is left out. With `bridge` the rows are of all models, each plate
+    under the last one that scored it, in percent between the control wells of the same plate, time point and model;
+    rows without two wells of both controls have none. Raises UsageError for an unknown compound or model.
+    """
+    with engine.connect() as connection:
+        compounds = queries.find_compounds(connection, name)
+        if not compounds:
+            known = queries.compound_names(connection)
+            raise UsageError(f"there is no compound {name!r}; {nearest(name, known, 'compounds')}")
+        wells: dict[tuple[int, str], list[TreatmentRow]] = defaultdict(list)
+        for treatment in queries.treatments_of(connection, [key for key, _ in compounds]):
+            wells[treatment.plate_id, treatment.well].append(treatment)
+        sums = screening.history_sums(connection, [key for key, _ in compounds])
+        models = screening.models(connection)
+        if not sums:
+            return Answer([], (f"no image of a well with {compounds[0][1]} is scored yet",))
+        chosen, notes = _choose(sums, models, model, bridge=bridge)
+        plates = _plates(connection, chosen, wells)
+        rows = [row for item in chosen for row in _rows(item, plates[item.plate_id], models, wells)]
+        notes += _early(rows)
+        if bridge:
+            notes += _bridge(connection, rows, chosen, models, wells)
+    place = {plate.name + plate.run: number for number, plate in enumerate(sorted(plates.values(), key=_first))}
+    rows.sort(key=lambda row: (place[row["plate"] + row["run"]], *_by_dose(row)))
+    return Answer(rows, notes)
+
+
+def _first(plate: PlateRow) -> tuple[bool, float, int]:
+    return plate.first_at is None, plate.first_at.timestamp() if plate.first_at else 0.0, plate.plate_id
+
+
+def _choose(
+    sums: Sequence[WellSums], models: Mapping[int, tuple[str, str]], wanted: str | None, *, bridge: bool
+) -> tuple[list[WellSums], tuple[str, ...]]:
+    """Return the sums to show: of one model, or with `bridge` of each plate's last model; and what is left out."""
+    scored = {item.model_key for item in sums}
+    if wanted is not None:
+        keys = [key for key in scored if models[key][0].startswith(wanted)]
+        if not keys:
+            known = ", ".join(models[key][0] for key in sorted(scored))
+            raise UsageError(f"no model {wanted!r} scored this compound; these did: {known}")
+        scored = set(keys)
+    last: dict[int, int] = {}
+    for item in sums:
+        if item.model_key in scored:
+            last[item.plate_id] = max(item.model_key, last.get(item.plate_id, 0))
+    if bridge:
+        chosen = [item for item in sums if last.get(item.plate_id) == item.model_key]
+        return chosen, _demonstrations({item.model_key for item in chosen}, models)
+    key = max(last.values())
+    chosen = [item for item in sums if item.model_key == key]
+    out = {item.plate_id for item in sums} - {item.plate_id for item in chosen}
+    notes = _demonstrations({key}, models)
+    if out:
+        how = "--model shows another model's scores, --bridge all in percent of control"
+        notes += (f"scores of {models[key][0]}; {len(out)} plates that it did not score are left out ({how})",)
+    return chosen, notes
+
+
+def _demonstrations(keys: set[int], models: Mapping[int, tuple[str, str]]) -> tuple[str, ...]:
+    return tuple(f"model {models[key][0]}: {models[key][1]}" for key in sorted(keys) if models[key][1])
+
+
+def _plates(
+    connection: Connection, chosen: Sequence[WellSums], wells: Mapping[tuple[int, str], list[TreatmentRow]]
+) -> dict[int, PlateRow]:
+    """Return the plates, with their first images where the hours count from them."""
+    ids = list(dict.fromkeys(item.plate_id for item in chosen))
+    plates = screening.plates_by_id(connection, ids)
+    treated = {plate for (plate, _), rows in wells.items() if all(row.treated_at for row in rows)}
+    counted = [key for key in ids if key not in treated or plates[key].frame_interval_s is not None]
+    firsts = screening.first_images(connection, counted)
+    seen: dict[int, datetime] = {}
+    for item in chosen:
+        if item.acquired_at is not None:
+            seen[item.plate_id] = min(item.acquired_at, seen.get(item.plate_id, item.acquired_at))
+    for key, plate in plates.items():
+        at, timepoint = firsts.get(key, (seen.get(key), None))
+        values = (plate.wells, plate.frame_interval_s, plate.treated_at, plate.choice)
+        plates[key] = PlateRow(key, plate.name, plate.run, *values, first_at=at, first_timepoint=timepoint)
+    return plates
+
+
+def _rows(
+    item: WellSums,
+    plate: PlateRow,
+    models: Mapping[int, tuple[str, str]],
+    wells: Mapping[tuple[int, str], list[TreatmentRow]],
+) -> list[Row]:
+    """Return a row for each of the compound's treatments of a well at a time point."""
+    treatments = wells[item.plate_id, item.well]
+    treated_at = min((row.treated_at for row in treatments if row.treated_at), default=None)
+    by_file_time = item.n_file_times == item.n_images
+    moment, hours = queries.hours_since(plate, treated_at, item.timepoint, item.acquired_at, by_file_time)
+    rest = (item.score_sum, item.score_sum_sq, item.field_ss, item.field_sn, item.field_nn)
+    score, low, high = mean_interval(FieldSums(item.n_fields, item.n_cells, *rest))
+    return [
+        {
+            "compound": row.compound, "plate": plate.name, "run": plate.run, "well": item.well, "role": row.role,
+            "dose": row.dose, "dose_unit": row.dose_unit, "dose_um": row.dose_um, "timepoint": item.timepoint,
+            "acquired_at": moment, "hours": hours, "score": score, "ci_low": low, "ci_high": high,
+            "n_cells": item.n_cells, "fraction_senescent": item.n_over / item.n_cells if item.n_cells else None,
+            "n_images": item.n_images, "model": models[item.model_key][0],
+        }
+        for row in treatments
+    ]  # fmt: skip
+
+
+def _by_dose(row: Row) -> tuple[bool, float, str, int]:
+    dose = row["dose"] if row["dose_um"] is None else row["dose_um"]
+    return row["dose_um"] is None, -1.0 if dose is None else dose, row["well"], row["timepoint"]
+
+
+def _early(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return a warning for plates whose wells were imaged before their treatment."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row["hours"] is not None and row["hours"] < 0:
+            key = row["plate"], row["run"]
+            if key not in found or row["hours"] < found[key]["hours"]:
+                found[key] = row
+    return tuple(
+        f"plate {row['plate']}: its first image ({row['acquired_at']:%Y-%m-%d %H:%M} UTC) was taken "
+        f"{-row['hours']:.1f} h before the treatment, so hours begin below zero; if that is wrong, import the plate "
+        "map again with the right --treated-at"
+        for row in found.values()
+    )
+
+
+def _bridge(
+    connection: Connection,
+    rows: list[Row],
+    chosen: Sequence[WellSums],
+    models: Mapping[int, tuple[str, str]],
+    wells: Mapping[tuple[int, str], list[TreatmentRow]],
+) -> tuple[str, ...]:
+    """Add percent of control and the controls behind it to each row, in place; return what the bridge rests on."""
+    by_model: dict[int, list[int]] = defaultdict(list)
+    for item in chosen:
+        if item.plate_id not in by_model[item.model_key]:
+            by_model[item.model_key].append(item.plate_id)
+    controls: dict[tuple[int, int, str], list[float]] = {}
+    for key, ids in by_model.items():
+        controls |= screening.control_means(connection, ids, key)
+    places = iter(rows)
+    bridged: dict[int, set[int]] = defaultdict(set)
+    for item in chosen:
+        negative = controls.get((item.plate_id, item.timepoint, "negative"), [])
+        positive = controls.get((item.plate_id, item.timepoint, "positive"), [])
+        means = [statistics.fmean(values) if values else None for values in (negative, positive)]
+        enough = min(len(negative), len(positive)) >= FEWEST_CONTROLS and means[0] != means[1]
+        for _ in wells[item.plate_id, item.well]:
+            row = next(places)
+            row |= {"mean_negative": means[0], "n_negative": len(negative)}
+            row |= {"mean_positive": means[1], "n_positive": len(positive)}
+            percent = None
+            if enough and row["score"] is not None and means[0] is not None and means[1] is not None:
+                percent = 100 * (row["score"] - means[0]) / (means[1] - means[0])
+                bridged[item.model_key].add(item.plate_id)
+            row["percent_of_control"] = percent
+            for name in BRIDGE_COLUMNS:  # the order in which they are shown
+                row[name] = row.pop(name)
+    return tuple(
+        f"model {models[key][0]}: {len(bridged[key])} of {len(ids)} plates bridged by their own control wells"
+        for key, ids in by_model.items()
+    )
