@@ -10,7 +10,15 @@ from sqlalchemy import Engine
 from db import queries
 from sesmo_live.errors import StatisticsError, UsageError
 from sesmo_live.results import Answer, Row, nearest
-from sesmo_live.screening import DoseResponse, Effect, effect_against, false_discovery, fit_dose_response, over_plates
+from sesmo_live.screening import (
+    DoseResponse,
+    Effect,
+    controls_apart,
+    effect_against,
+    false_discovery,
+    fit_dose_response,
+    over_plates,
+)
 from sesmo_live.screening.checks import Numbers
 from sesmo_live.screens import Screen, groups, load_screen
 
@@ -57,27 +65,33 @@ def hits(
     if len(models) > 1:
         raise UsageError(f"these plates were scored by different models, {', '.join(models)}; name one with --model")
     found: dict[tuple[str, str], list[_OnPlate]] = defaultdict(list)
+    said = dict.fromkeys(note for screen in screens for note in screen.notes)
     for screen in screens:
-        for key, effect in _effects(screen, screen.index(timepoint)).items():
+        for key, effect in _effects(screen, screen.index(timepoint), said).items():
             found[key].append(effect)
     rows = [_hit_row(key, several, models[0]) for key, several in found.items()]
     for row, q in zip(rows, false_discovery([row["p"] for row in rows]), strict=True):
         row["q"], row["hit"] = float(q), bool(q < level)
     rows.sort(key=lambda row: (row["q"], row["p"], -abs(row["effect_sd"])))
     ranked = [{name: row.get(name) for name in HIT_COLUMNS} | {"rank": rank} for rank, row in enumerate(rows, 1)]
-    notes = tuple(dict.fromkeys(note for screen in screens for note in screen.notes))
+    notes = tuple(said)
     toxic = sum(row["toxic"] for row in rows if row["hit"])
     if toxic:
         notes += (f"{toxic} of the hits have less than half of the negative controls' cells (toxic)",)
     return Answer(ranked, notes)
 
 
-def _effects(screen: Screen, column: int) -> dict[tuple[str, str], _OnPlate]:
+def _effects(screen: Screen, column: int, said: dict[str, None]) -> dict[tuple[str, str], _OnPlate]:
     """Return the effect of each compound and dose on one plate; those without a scored well are left out."""
     negatives = screen.known(screen.of_role("negative"), column)
     low_cells = screen.known(screen.of_role("negative"), column, screen.cells)
     positives = screen.known(screen.of_role("positive"), column)
-    apart = float(positives.mean() - negatives.mean()) if len(positives) > 1 and len(negatives) > 1 else 0.0
+    try:
+        controls_apart(negatives, positives)
+        apart = float(positives.mean() - negatives.mean())
+    except StatisticsError as error:
+        said.setdefault(f"plate {screen.plate.name}: {error}")
+        apart = 0.0
     found = {}
     for key, rows in groups(screen, ("treatment", "positive")).items():
         values = screen.known(rows, column)

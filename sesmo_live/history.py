@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Engine
 from db import queries, screening
 from db.queries import PlateRow, TreatmentRow
 from db.screening import WellSums
-from sesmo_live.errors import UsageError
+from sesmo_live.errors import StatisticsError, UsageError
 from sesmo_live.results import Answer, Row, nearest
+from sesmo_live.screening import controls_apart, percent_of_control
 from sesmo_live.screening.intervals import FieldSums, mean_interval
 
 HISTORY_COLUMNS = (
@@ -26,7 +27,8 @@ BRIDGE_COLUMNS = (
 )
 """Its columns with `bridge`: percent of control, and the control wells of that plate, time point and model."""
 
-FEWEST_CONTROLS = 2
+TOLD = 5
+"""Plates and time points without a bridge of which the reason is told one by one."""
 
 
 def compound_history(engine: Engine, name: str, *, model: str | None = None, bridge: bool = False) -> Answer:
@@ -178,24 +180,32 @@ def _bridge(
     for key, ids in by_model.items():
         controls |= screening.control_means(connection, ids, key)
     places = iter(rows)
+    reasons: dict[str, None] = {}
     bridged: dict[int, set[int]] = defaultdict(set)
     for item in chosen:
         negative = controls.get((item.plate_id, item.timepoint, "negative"), [])
         positive = controls.get((item.plate_id, item.timepoint, "positive"), [])
         means = [statistics.fmean(values) if values else None for values in (negative, positive)]
-        enough = min(len(negative), len(positive)) >= FEWEST_CONTROLS and means[0] != means[1]
         for _ in wells[item.plate_id, item.well]:
             row = next(places)
             row |= {"mean_negative": means[0], "n_negative": len(negative)}
-            row |= {"mean_positive": means[1], "n_positive": len(positive)}
-            percent = None
-            if enough and row["score"] is not None and means[0] is not None and means[1] is not None:
-                percent = 100 * (row["score"] - means[0]) / (means[1] - means[0])
-                bridged[item.model_key].add(item.plate_id)
-            row["percent_of_control"] = percent
+            row |= {"mean_positive": means[1], "n_positive": len(positive), "percent_of_control": None}
+            try:
+                controls_apart(negative, positive)
+                if row["score"] is not None:
+                    row["percent_of_control"] = float(percent_of_control([row["score"]], negative, positive)[0])
+                    bridged[item.model_key].add(item.plate_id)
+            except StatisticsError as error:
+                reasons[f"{row['plate']} time point {item.timepoint}: {error}"] = None
             for name in BRIDGE_COLUMNS:  # the order in which they are shown
                 row[name] = row.pop(name)
     return tuple(
         f"model {models[key][0]}: {len(bridged[key])} of {len(ids)} plates bridged by their own control wells"
         for key, ids in by_model.items()
-    )
+    ) + _first_reasons(list(reasons))
+
+
+def _first_reasons(reasons: Sequence[str]) -> tuple[str, ...]:
+    """Return why plates and time points have no bridge, the first few of many."""
+    more = f"; and so on for {len(reasons) - TOLD} more" if len(reasons) > TOLD else ""
+    return (*reasons[: TOLD - 1], reasons[TOLD - 1] + more) if len(reasons) >= TOLD else tuple(reasons)

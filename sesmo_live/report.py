@@ -187,8 +187,11 @@ def _draw_curve(axes: Any, name: str, fit: DoseResponse, unit: str, doses: Any, 
     axes.set_xscale("log")
     axes.set_xlim(zero / 2, highest * 3)
     axes.set_ylim(0, 1)
+    powers = np.arange(np.ceil(np.log10(lowest)), np.floor(np.log10(highest)) + 1)[:: 1 + int(highest / lowest > 1e5)]
+    axes.set_xticks([zero, *10.0**powers], ["0", *(f"{10.0**power:g}" for power in powers)])
+    axes.minorticks_off()
     said = "flat" if fit.ec50_um is None else f"EC50 {fit.ec50_um:.3g} {unit}"
     axes.set_title(f"{name}: {said}", fontsize=8)
-    axes.set_xlabel(f"dose ({unit}); controls left", fontsize=7)
+    axes.set_xlabel(f"dose ({unit}), 0: negative controls", fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)

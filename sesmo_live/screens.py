@@ -22,6 +22,7 @@ from sesmo_live.screening import (
     b_scores,
     control_band,
     control_statistics,
+    controls_apart,
     density_adjusted,
     onset,
     percent_of_control,
@@ -169,12 +170,17 @@ def beside_controls(screen: Screen, column: int) -> tuple[dict[str, Numbers], tu
         return np.array([table[row - 1, place - 1] for row, place in places])
 
     found = {
-        "percent_of_control": spread(lambda values: percent_of_control(values, negative, positive)),
+        "percent_of_control": spread(lambda values: _percent(values, negative, positive)),
         "robust_z": spread(lambda values: robust_z(values, negative)),
         "b_score": _or_nan(by_place, len(scores), said),
         "density_adjusted": spread(lambda values: density_adjusted(values, cells[known], negative, low_cells).adjusted),
     }
     return found, tuple(said)
+
+
+def _percent(values: Numbers, negative: Numbers, positive: Numbers) -> Numbers:
+    controls_apart(negative, positive)
+    return percent_of_control(values, negative, positive)
 
 
 WELL_COLUMNS = (
@@ -309,7 +315,7 @@ def plate_courses(
 def _course(screen: Screen, place: int, band: Band | None, said: dict[str, None]) -> Row:
     scores, hours = screen.scores[place], screen.hours[place]
     known = np.isfinite(scores) & np.isfinite(hours)
-    row: Row = dict.fromkeys(COURSE_COLUMNS)
+    row: Row = dict.fromkeys(COURSE_COLUMNS[5:])
     row |= {"looks": int(known.sum()), "model": screen.model[1]}
     left = onset(scores, band) if band and screen.roles.get(screen.wells[place]) != "negative" else None
     if left:

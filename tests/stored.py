@@ -93,3 +93,40 @@ def add_cells(engine: Engine, image: int, scores: Sequence[float], model: int = 
     ]
     with engine.begin() as connection:
         connection.execute(insert(Cell), rows)
+
+
+WELLS_96 = [f"{row}{column:02d}" for row in "ABCDEFGH" for column in range(1, 13)]
+DOSES_UM = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+def plate_map_96() -> list[Treatment]:
+    """Return a map: column 1 DMSO, column 12 the positive control, five compounds in eight doses, twice each."""
+    treatments = []
+    for well in WELLS_96:
+        row, column = "ABCDEFGH".index(well[0]), int(well[1:])
+        when = START + timedelta(hours=4)
+        if column in (1, 12):
+            name, role = ("DMSO", "negative") if column == 1 else ("Etoposide", "positive")
+            treatments.append(Treatment(well, name, "negative" if role == "negative" else "positive", treated_at=when))
+        else:
+            dose = DOSES_UM[row]
+            name = f"Compound {'ABCDE'[(column - 2) // 2]}"
+            treatments.append(Treatment(well, name, "treatment", dose, "µM", dose, when))
+    return treatments
+
+
+EC50_UM = {"Compound A": 0.2, "Compound B": 2.0}
+"""The compounds that do anything; Compound B is told by its alias, too."""
+
+
+def planted_96(looks: int = 6, top: float = 0.7) -> Any:
+    """Return the planted fraction of senescent cells of `plate_map_96`, wells × looks; effects set in at the third."""
+    course = np.zeros((96, looks))
+    late = np.clip((np.arange(looks) - 1) / 2, 0, 1)
+    for place, item in enumerate(plate_map_96()):
+        ec50 = EC50_UM.get(item.compound)
+        share = 1.0 if item.role == "positive" else 0.0
+        if ec50 and item.dose_um:
+            share = item.dose_um**1.5 / (item.dose_um**1.5 + ec50**1.5)
+        course[place] = 0.08 + (top - 0.08) * share * late
+    return course

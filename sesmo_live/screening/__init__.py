@@ -3,6 +3,7 @@
 from sesmo_live.screening.controls import (
     ControlStatistics,
     control_statistics,
+    controls_apart,
     percent_of_control,
     robust_z,
     robust_z_prime,
@@ -31,6 +32,7 @@ __all__ = [
     "b_scores",
     "control_band",
     "control_statistics",
+    "controls_apart",
     "density_adjusted",
     "effect_against",
     "false_discovery",

@@ -12,6 +12,9 @@ from sesmo_live.screening.checks import Numbers, numbers, spread_mad
 FEWEST_CONTROLS = 2
 """Wells of each control below which there is no standard deviation."""
 
+FEWEST_ERRORS = 3.0
+"""Standard errors between the controls' means below which nothing is told in percent of them."""
+
 FEWEST_FOR_ROBUST = 3
 """Negative control wells below which a median absolute deviation says nothing."""
 
@@ -84,6 +87,23 @@ def signal_window(negative: ArrayLike, positive: ArrayLike) -> float:
     apart = _apart(float(low.mean()), float(high.mean()))
     below, above = float(low.std(ddof=1)), float(high.std(ddof=1))
     return (abs(apart) - 3 * (below + above)) / _not_constant(above if apart > 0 else below)
+
+
+def controls_apart(negative: ArrayLike, positive: ArrayLike) -> float:
+    """Return how many standard errors the controls' means lie apart; raise StatisticsError below three.
+
+    |x̄₊ − x̄₋| / √(s₊²/n₊ + s₋²/n₋), Welch's t (Biometrika 34:28, 1947). Percent of control is a fraction whose
+    denominator is this difference: while the positive control has not acted yet it would be noise over noise.
+    """
+    low, high = _pair(negative, positive)
+    error = float(np.sqrt(low.var(ddof=1) / len(low) + high.var(ddof=1) / len(high)))
+    found = abs(_apart(float(low.mean()), float(high.mean()))) / _not_constant(error)
+    if found < FEWEST_ERRORS:
+        raise StatisticsError(
+            f"negative and positive controls differ by only {found:.1f} standard errors, so percent of control would "
+            "be noise; wait until the positive control acts, or check which wells are controls"
+        )
+    return found
 
 
 def percent_of_control(values: ArrayLike, negative: ArrayLike, positive: ArrayLike) -> Numbers:
