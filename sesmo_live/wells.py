@@ -1,6 +1,7 @@
 """Well names: one spelling (`B03`, `AF48`) whatever the instrument wrote."""
 
 import re
+from functools import lru_cache
 
 from sesmo_live.errors import UsageError
 
@@ -31,6 +32,7 @@ def parse_well(text: str) -> str:
     return f"{letters}{int(match[2]):02d}"
 
 
+@lru_cache(4096)
 def well_position(well: str) -> tuple[int, int]:
     """Return (row, column), both counted from 1, of a well in the one spelling."""
     letters, column = re.sub(r"\d", "", well), int(re.sub(r"\D", "", well))
