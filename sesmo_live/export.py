@@ -65,7 +65,7 @@ def _onsets(screen: Screen, said: dict[str, None]) -> dict[str, float | None]:
     try:
         band = band_of(screen)
     except StatisticsError as error:
-        said.setdefault(str(error))
+        said.setdefault(f"no onset: {error}")
         return {}
     found = {well: onset(screen.scores[place], band) for place, well in enumerate(screen.wells)}
     return {well: _plain(screen.hours[screen.wells.index(well), left.look]) for well, left in found.items() if left}
@@ -179,10 +179,11 @@ def _write_xlsx(out: Path, columns: Sequence[str], rows: Iterator[Row], about: M
     book = Workbook(write_only=True)
     sheet = book.create_sheet("data")
     sheet.append(list(columns))
-    for number, row in enumerate(rows):
-        if number == XLSX_ROWS:
-            raise UsageError(f"there are more rows than the {XLSX_ROWS} of an XLSX sheet; export to .parquet or .csv")
+    for row in itertools.islice(rows, XLSX_ROWS):
         sheet.append([harmless(_cell(row[name])) for name in columns])
+    if next(rows, None) is not None:
+        sheet.close()
+        raise UsageError(f"there are more rows than the {XLSX_ROWS} of an XLSX sheet; export to .parquet or .csv")
     notes = book.create_sheet("provenance")
     for name, value in about.items():
         notes.append([name, harmless(value if isinstance(value, str) else json.dumps(value))])

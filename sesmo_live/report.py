@@ -108,12 +108,13 @@ def _picture(title: str, draw: Callable[[Any], None]) -> str:
 
 
 def _draw_map(figure: Any, screen: Screen) -> None:
+    from matplotlib import colormaps
+
     table = screen.map(screen.scores[:, -1])
     rows, columns = table.shape
     figure.set_size_inches(10, max(2.2, 10 * rows / columns))
     axes = figure.subplots()
-    image = axes.imshow(table, cmap="viridis", vmin=0, vmax=1)
-    image.cmap.set_bad("#f0f0f0")
+    image = axes.imshow(table, cmap=colormaps["viridis"].with_extremes(bad="#f0f0f0"), vmin=0, vmax=1)
     size = 420 / columns
     for role, colour in (("negative", BLUE), ("positive", ORANGE)):
         places = [well_position(screen.wells[place]) for place in screen.of_role(role)]

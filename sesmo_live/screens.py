@@ -139,12 +139,12 @@ def over_sums(row: WellSums) -> FieldSums:
     return FieldSums(row.n_fields, row.n_cells, row.n_over, row.n_over, row.over_ss, row.over_sn, row.field_nn)
 
 
-def _or_nan(compute: Callable[[], Numbers], size: int, said: dict[str, None]) -> Numbers:
+def _or_nan(compute: Callable[[], Numbers], size: int, what: str, said: dict[str, None]) -> Numbers:
     """Return what can be computed, else NaN, with the sentence that says why in `said`."""
     try:
         return compute()
     except StatisticsError as error:
-        said.setdefault(str(error))
+        said.setdefault(f"no {what}: {error}")
         return np.full(size, np.nan)
 
 
@@ -159,9 +159,9 @@ def beside_controls(screen: Screen, column: int) -> tuple[dict[str, Numbers], tu
     negative, positive = (screen.known(screen.of_role(role), column) for role in ("negative", "positive"))
     low_cells = screen.known(screen.of_role("negative"), column, screen.cells)
 
-    def spread(compute: Callable[[Numbers], Numbers]) -> Numbers:
+    def spread(what: str, compute: Callable[[Numbers], Numbers]) -> Numbers:
         found = np.full(len(scores), np.nan)
-        found[known] = _or_nan(lambda: compute(scores[known]), int(known.sum()), said)
+        found[known] = _or_nan(lambda: compute(scores[known]), int(known.sum()), what, said)
         return found
 
     def by_place() -> Numbers:
@@ -170,10 +170,13 @@ def beside_controls(screen: Screen, column: int) -> tuple[dict[str, Numbers], tu
         return np.array([table[row - 1, place - 1] for row, place in places])
 
     found = {
-        "percent_of_control": spread(lambda values: _percent(values, negative, positive)),
-        "robust_z": spread(lambda values: robust_z(values, negative)),
-        "b_score": _or_nan(by_place, len(scores), said),
-        "density_adjusted": spread(lambda values: density_adjusted(values, cells[known], negative, low_cells).adjusted),
+        "percent_of_control": spread("percent of control", lambda values: _percent(values, negative, positive)),
+        "robust_z": spread("robust z", lambda values: robust_z(values, negative)),
+        "b_score": _or_nan(by_place, len(scores), "B score", said),
+        "density_adjusted": spread(
+            "density-adjusted score",
+            lambda values: density_adjusted(values, cells[known], negative, low_cells).adjusted,
+        ),
     }
     return found, tuple(said)
 
@@ -261,12 +264,12 @@ def plate_statistics(engine: Engine, plate: str, *, run: str | None = None, mode
 def _statistics_at(screen: Screen, column: int, said: dict[str, None]) -> tuple[ControlStatistics, Row]:
     negative, positive = (screen.known(screen.of_role(role), column) for role in ("negative", "positive"))
     controls = control_statistics(negative, positive)
-    said.update(dict.fromkeys(controls.missing))
+    said.update(dict.fromkeys(f"no Z′, SSMD or signal window: {why}" for why in controls.missing))
     try:
         found = plate_effects(screen.map(screen.scores[:, column], without_controls=True))
         effects: Row = {"edge": found.edge, "edge_p": found.edge_p, "row_p": found.row_p, "column_p": found.column_p}
     except StatisticsError as error:
-        said.setdefault(str(error))
+        said.setdefault(f"no effects of rows, columns and rim: {error}")
         effects = dict.fromkeys(("edge", "edge_p", "row_p", "column_p"))
     return controls, effects
 
@@ -302,7 +305,7 @@ def plate_courses(
     try:
         band = band_of(screen)
     except StatisticsError as error:
-        said.setdefault(str(error))
+        said.setdefault(f"no onset: {error}")
     what = results.contents([row for rows in screen.treatments.values() for row in rows])
     rows = []
     for place, found in enumerate(screen.wells):
@@ -328,7 +331,7 @@ def _course(screen: Screen, place: int, band: Band | None, said: dict[str, None]
             known &= np.isfinite(band.mean)
             row["area_over_negative"] = area_under_curve(hours[known], scores[known], band.mean[known])
     except StatisticsError as error:
-        said.setdefault(str(error))
+        said.setdefault(f"well {screen.wells[place]}: {error}")
     return row
 
 
