@@ -100,9 +100,15 @@ def load_screen(engine: Engine, plate: str, *, run: str | None = None, model: st
         return read_screen(connection, found, chosen, notes + more)
 
 
-def read_screen(connection: Connection, plate: PlateRow, model: tuple[int, str], notes: tuple[str, ...]) -> Screen:
-    """Read a plate under a model that are both known; the rest as `load_screen`."""
-    rows = screening.well_sums(connection, plate.plate_id, model[0])
+def read_screen(
+    connection: Connection,
+    plate: PlateRow,
+    model: tuple[int, str],
+    notes: tuple[str, ...],
+    timepoint: int | None = None,
+) -> Screen:
+    """Read a plate under a model that are both known, whole or at one time point; the rest as `load_screen`."""
+    rows = screening.well_sums(connection, plate.plate_id, model[0], timepoint)
     treatments: dict[str, list[TreatmentRow]] = defaultdict(list)
     for treatment in queries.treatments(connection, plate.plate_id):
         treatments[treatment.well].append(treatment)
@@ -201,13 +207,17 @@ def plate_wells(
     What cannot be computed is None, and a note says why.
     """
     plain = results.plate_table(engine, plate, timepoint=timepoint, run=run, model=model)
+    bare = [{name: row.get(name) for name in WELL_COLUMNS} for row in plain.rows]
+    stops = sorted({row["timepoint"] for row in plain.rows if row["timepoint"] is not None})
     with engine.connect() as connection:
         found, _ = results.find_plate(connection, plate, run)
         chosen, _ = results.pick_model(connection, found, model)
-        if chosen is None or not plain.rows:
-            return Answer([{name: row.get(name) for name in WELL_COLUMNS} for row in plain.rows], plain.notes)
-        screen = read_screen(connection, found, chosen, ())
-        stops = sorted({row["timepoint"] for row in plain.rows if row["timepoint"] is not None})
+        if chosen is None or not stops:
+            return Answer(bare, plain.notes)
+        try:
+            screen = read_screen(connection, found, chosen, (), stops[0] if len(stops) == 1 else None)
+        except StatisticsError as error:
+            return Answer(bare, (*plain.notes, str(error)))
         covered = {stop: screening.coverage(connection, found.plate_id, chosen[0], stop) for stop in stops}
     beside = {stop: beside_controls(screen, screen.index(stop)) for stop in stops}
     place_of = {well: number for number, well in enumerate(screen.wells)}

@@ -266,6 +266,9 @@ def test_a_well_of_two_roles_and_wrong_words_are_one_sentence(tmp_path: Path, se
         (("compound", "dmso", "--over-time"), "belongs to --fit"),
     ):
         assert said in sentence(sesmo(*words, *db, code=2))
+    done = sesmo("plate", "P", "--format", "json", *db)
+    assert "well A01 is a negative and a positive control at once" in done.err
+    assert {row["robust_z"] for row in json.loads(done.out)} == {None}
     with engine.begin() as connection:
         connection.execute(
             update(WellTreatment).where(WellTreatment.role == "treatment").values(dose=-1.0, dose_um=-1.0)
