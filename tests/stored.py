@@ -13,7 +13,7 @@ from db.engine import open_engine
 from db.plates import import_treatments
 from db.schema import Cell, FieldScore, Image, Model, Plate
 from sesmo_live.records import Treatment
-from tests.screens import Fields
+from tests.planted import Fields
 
 START = datetime(2026, 3, 28, 12, tzinfo=UTC)
 """The first look: the night after it Berlin's clocks go forward."""

@@ -15,7 +15,7 @@ from openpyxl import load_workbook
 from db.engine import open_reader
 from sesmo_live import export, screens
 from tests.cli import Sesmo, runner, sentence
-from tests.screens import image_wells
+from tests.planted import image_wells
 from tests.stored import WELLS_96, add_cells, add_plate, open_store, planted_96, plate_map_96
 
 

@@ -16,7 +16,7 @@ from sesmo_live.screening import (
 )
 from sesmo_live.screening.courses import CONTROLS, LIMITS, LOOKS, WELLS, band_limit, false_alarm_limit
 from tests.figures import figure
-from tests.screens import Numbers, image_wells, score_of, true_fraction
+from tests.planted import Numbers, image_wells, score_of, true_fraction
 
 PLATES = 200
 

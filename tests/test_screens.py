@@ -20,7 +20,7 @@ from sesmo_live.records import Treatment
 from sesmo_live.screening import percent_of_control, z_prime
 from tests.cli import Sesmo, runner, sentence
 from tests.figures import figure
-from tests.screens import Fields, image_wells
+from tests.planted import Fields, image_wells
 from tests.stored import EC50_UM, START, WELLS_96, add_plate, add_scores, open_store, planted_96, plate_map_96
 
 MODELS = ("mine-1-aaaaaaaa", "mine-2-bbbbbbbb")
