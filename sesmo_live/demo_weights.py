@@ -26,7 +26,7 @@ CROPPER_SETTINGS = {"percentile": 5, "min_area_px": 50}
 FIELDS, SHAPE, SEED = 240, (512, 512), 20_261_122
 RECIPE = {
     "deep-sesmo": dataclasses.replace(RECIPES["deep-sesmo"], cosine=True, epochs=20, keep_best=True),
-    "compact": dataclasses.replace(RECIPES["compact"], epochs=20, batch=128, start=""),
+    "compact": dataclasses.replace(RECIPES["compact"], epochs=20, batch=128),
 }
 """Fewer epochs than for real cells: virtual ones are many and plain."""
 

@@ -55,10 +55,7 @@ def train(
     search: Annotated[
         Path | None, typer.Option("--search", help="TOML or JSON grid of recipes to try first by cross-validation")
     ] = None,
-    start: Annotated[
-        str | None, typer.Option("--start", help="model whose weights to go on from [demo-compact for compact]")
-    ] = None,
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="begin with random weights")] = False,
+    start: Annotated[str, typer.Option("--start", help="model whose weights to go on from [random ones]")] = "",
     groups: GroupsOption = None,
     images: ImagesOption = "auto",
     pixel_um: PixelOption = None,
@@ -85,10 +82,7 @@ def train(
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs {epochs} is too few; give 1 or more")
     _check_model_folder(out)
-    if start is not None and from_scratch:
-        raise UsageError("--start and --from-scratch exclude each other; give one of them")
-    wishes: dict[str, Any] = {"epochs": epochs, "start": "" if from_scratch else start}
-    changes = {key: value for key, value in wishes.items() if value is not None}
+    changes: dict[str, Any] = {"start": start} | ({} if epochs is None else {"epochs": epochs})
     recipe = dataclasses.replace(RECIPES[network], **changes)
     recipes = None if search is None else read_grid(search, network, changes)
     draft = draft_passport(name or out.resolve().name, model_pixel_um or pixel_um, cropper, conversion)
