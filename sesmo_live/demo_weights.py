@@ -17,6 +17,7 @@ from models.cropper import crop_cells
 from models.datasets import LabelledCells, Source, digest_of, gather
 from models.fit import fit_model
 from models.training import RECIPES
+from models.validation import write_training_pictures
 from sesmo_live.records import ModelPassport
 
 WARNING = "DEMONSTRATION weights, trained on a virtual microscope, never on real cells: not for biological conclusions"
@@ -76,6 +77,8 @@ def make(out: Path, network: str = "compact") -> ModelPassport:
         made_by=f"python -m sesmo_live.demo_weights ({FIELDS} fields of acquisition.simulator.training_fields)",
         progress=lambda epoch, figures: print(epoch, figures, flush=True),  # noqa: T201 — a script
     )
+    # A field gives cells of both classes, so the label stood behind its hash.
+    write_training_pictures(out, [digest.partition("-")[0] for digest in cells.digests])
     return fitted.passport
 
 

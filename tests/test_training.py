@@ -210,6 +210,25 @@ def test_too_few_groups_are_refused(labels: list[int], groups: list[str]) -> Non
         grouped_folds(np.array(labels), groups, 3, 0)
 
 
+@pytest.mark.parametrize(
+    "of_groups",
+    [
+        {"h": [0], "s": [1], "b": [0, 1]},
+        {"h1": [0], "h2": [0], "s": [1], "b": [0, 1]},
+        {"b": [0, 1], "c": [0, 1]},
+    ],
+)
+def test_a_group_of_both_classes_helps_where_a_class_has_no_other(of_groups: dict[str, list[int]]) -> None:
+    labels = np.array([label for kinds in of_groups.values() for label in kinds for _ in range(5)])
+    groups = [name for name, kinds in of_groups.items() for _ in kinds for _ in range(5)]
+    for seed in range(20):
+        out = split_by_group(labels, groups, 0.2, seed)
+        assert all(set(labels[side].tolist()) == {0, 1} for side in (out, ~out))
+        assert not {g for g, held in zip(groups, out, strict=True) if held} & {
+            g for g, held in zip(groups, out, strict=True) if not held
+        }
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_folds_keep_groups_whole_and_hold_both_classes(seed: int) -> None:
     rng = np.random.default_rng(seed)
