@@ -1,0 +1,73 @@
+// Charts: every element with data-chart says in JSON what is drawn; uPlot draws it in the page's colours.
+"use strict";
+(() => {
+  const drawn = new Map();
+  const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const tone = (name) => name.startsWith("#") ? name : ink(name);
+  const faint = (colour, part) => `color-mix(in srgb, ${colour} ${part}%, transparent)`;
+  const sorted = (xs, ...columns) => {
+    const order = xs.map((_, i) => i).sort((a, b) => xs[a] - xs[b]);
+    return [xs, ...columns].map((column) => order.map((i) => column[i]));
+  };
+
+  // One line is up to three columns: the value, and the two edges of its band.
+  const columns = (lines) => {
+    const tables = [];
+    const series = [{}];
+    const bands = [];
+    for (const line of lines) {
+      const colour = tone(line.tone);
+      const start = series.length;
+      const points = line.kind === "points";
+      const hidden = { stroke: "transparent", width: 0, points: { show: false }, label: "", class: "edge" };
+      const own = {
+        label: line.label, stroke: colour, width: points ? 0 : 2.5, dash: line.dash ? [6, 5] : undefined,
+        points: { show: line.kind !== "edge" && !line.dash, size: points ? 9 : 7, fill: colour },
+        value: (_, v) => v == null ? "–" : v.toFixed(2),
+      };
+      if (points) own.paths = () => null;
+      series.push(own);
+      const data = [line.y];
+      if (line.low) {
+        series.push({ ...hidden }, { ...hidden });
+        data.push(line.low, line.high);
+        bands.push({ series: [start + 2, start + 1], fill: faint(colour, line.dash ? 22 : 28) });
+      }
+      tables.push(sorted(line.x, ...data));
+    }
+    return { series, bands, data: tables.length ? uPlot.join(tables) : [[]] };
+  };
+  const axis = (label, size) => ({
+    label, size, labelSize: 22, stroke: ink("ink"), font: "13px system-ui", labelFont: "600 13px system-ui",
+    grid: { stroke: ink("line"), width: 1 }, ticks: { stroke: ink("line"), width: 1 },
+  });
+  const draw = (place) => {
+    const asked = JSON.parse(place.dataset.chart);
+    drawn.get(place)?.destroy();
+    place.replaceChildren();
+    const { series, bands, data } = columns(asked.lines);
+    series[0] = { label: asked.x.label, value: (_, v) => v == null ? "–" : `${+v.toPrecision(4)}` };
+    const x = { time: false, ...(asked.x.log ? { distr: 3 } : {}) };
+    if (data[0].length === 1) x.range = (_, low, high) => asked.x.log ? [low / 3, high * 3] : [low - 1, high + 1];
+    const legend = asked.lines.length <= 8;
+    const chart = new uPlot({
+      width: place.clientWidth || 300, height: Math.max(200, place.clientHeight - (legend ? 34 : 6)), series, bands,
+      scales: { x, y: asked.y.range ? { range: asked.y.range } : { range: (_, _low, high) => [0, (high || 1) * 1.1] } },
+      axes: [axis(asked.x.label, 44), axis(asked.y.label, 56)],
+      legend: { show: legend, live: legend }, cursor: { drag: { x: false, y: false } },
+    }, data, place);
+    chart.root.querySelectorAll(".u-series.edge").forEach((row) => row.remove());
+    drawn.set(place, chart);
+  };
+  const all = () => {
+    for (const place of drawn.keys()) if (!place.isConnected) { drawn.get(place).destroy(); drawn.delete(place); }
+    for (const place of document.querySelectorAll("[data-chart]")) draw(place);
+  };
+  let resized = null;
+  addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(all, 150); });
+  document.addEventListener("DOMContentLoaded", all);
+  document.addEventListener("sesmo-theme", () => { if (drawn.size) all(); });
+  document.addEventListener("htmx:afterSettle", (event) => {
+    if (event.target.matches?.("[data-chart]") || event.target.querySelector?.("[data-chart]")) all();
+  });
+})();
