@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, RowMapping
 
 from db import queries
 from db.queries import PlateRow, TreatmentRow
-from sesmo_live.errors import UsageError
+from sesmo_live.errors import UnknownNameError
 from sesmo_live.reasons import group_reasons, not_counted
 from sesmo_live.records import WellScore
 from sesmo_live.screening.intervals import FieldSums, mean_interval
@@ -35,7 +35,7 @@ def find_plate(connection: Connection, name: str, run: str | None = None) -> tup
     runs = queries.plate_runs(connection, name)
     if not runs:
         known = sorted({plate.name for plate in queries.plate_runs(connection)})
-        raise UsageError(f"there is no plate {name!r}; {_nearest(name, known, 'plates')}")
+        raise UnknownNameError(f"there is no plate {name!r}; {_nearest(name, known, 'plates')}")
     if run is None:
         imaged = [plate for plate in runs if plate.first_timepoint is not None] or runs
         others = ", ".join(plate.run for plate in runs if plate is not imaged[-1])
@@ -44,7 +44,7 @@ def find_plate(connection: Connection, name: str, run: str | None = None) -> tup
     for plate in runs:
         if plate.run == run:
             return plate, ()
-    raise UsageError(f"plate {name} has no run {run!r}; {_nearest(run, [plate.run for plate in runs], 'runs')}")
+    raise UnknownNameError(f"plate {name} has no run {run!r}; {_nearest(run, [plate.run for plate in runs], 'runs')}")
 
 
 def _nearest(wanted: str, known: Sequence[str], what: str) -> str:
@@ -66,7 +66,9 @@ def pick_model(
         chosen = [model for model in found if model[1].startswith(wanted)]
         if not chosen:
             known = [model[1] for model in found]
-            raise UsageError(f"no model {wanted!r} scored plate {plate.name}; {_nearest(wanted, known, 'models')}")
+            raise UnknownNameError(
+                f"no model {wanted!r} scored plate {plate.name}; {_nearest(wanted, known, 'models')}"
+            )
     else:
         chosen = found
     apart = not_counted(connection, plate)
@@ -89,7 +91,9 @@ def timecourse(
         chosen, more = pick_model(connection, found, model)
         name = parse_well(well) if well else None
         if name and name not in queries.imaged_wells(connection, found.plate_id):
-            raise UsageError(f"plate {found.name} has no image of well {name}; see: sesmo-live plate {found.name}")
+            raise UnknownNameError(
+                f"plate {found.name} has no image of well {name}; see: sesmo-live plate {found.name}"
+            )
         if chosen is None:
             return [], notes + more
         courses = _courses(connection, found, chosen, [name] if name else None)
@@ -165,7 +169,7 @@ def plate_table(
     if timepoint is not None:
         known = sorted({item.timepoint for item in courses})
         if courses and timepoint not in known:
-            raise UsageError(f"plate {found.name} has no scored time point {timepoint}; it has {_spans(known)}")
+            raise UnknownNameError(f"plate {found.name} has no scored time point {timepoint}; it has {_spans(known)}")
         courses = [item for item in courses if item.timepoint == timepoint]
     latest = {item.well: item for item in courses}  # time points come in order, so the last one stays
     rows = [
@@ -232,7 +236,7 @@ def compound_history(engine: Engine, name: str, *, model: str | None = None) -> 
         compounds = queries.find_compounds(connection, name)
         if not compounds:
             known = queries.compound_names(connection)
-            raise UsageError(f"there is no compound {name!r}; {_nearest(name, known, 'compounds')}")
+            raise UnknownNameError(f"there is no compound {name!r}; {_nearest(name, known, 'compounds')}")
         wells: dict[int, dict[str, list[TreatmentRow]]] = defaultdict(lambda: defaultdict(list))
         for treatment in queries.treatments_of(connection, [key for key, _ in compounds]):
             wells[treatment.plate_id][treatment.well].append(treatment)
