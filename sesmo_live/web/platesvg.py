@@ -1,16 +1,14 @@
 """The plate as SVG: a link for each well, coloured by a number, flagged by shape, the controls marked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
 
+from sesmo_live.overview import Counts
 from sesmo_live.web.colours import VIRIDIS, ink, shade
 from sesmo_live.wells import PLATE_SHAPES, row_letters, well_name
-
-Flag = Literal["refused", "stalled", "alarmed"]
 
 CELL = 40
 """Side of a well's place in the drawing's own units, on plates of every size."""
@@ -49,7 +47,7 @@ class WellMark:
     label: str
     href: str
     role: str = ""
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[str, ...] = ()
     caption: tuple[str, ...] = ()
 
 
@@ -105,9 +103,7 @@ def _text(parent: Element, text: str, kind: str, size: str, at: Mapping[str, str
     element.text = text
 
 
-def _well(
-    svg: Element, mark: WellMark, scale: Scale, at: tuple[float, float], wells: int, *, tabbed: bool
-) -> None:
+def _well(svg: Element, mark: WellMark, scale: Scale, at: tuple[float, float], wells: int, *, tabbed: bool) -> None:
     """Draw one well as a link; only one of them is reached with Tab, the arrow keys lead to the others."""
     x, y = at
     kinds = " ".join(("well", *mark.flags, *([mark.role] if mark.role in BADGES else [])))
@@ -149,10 +145,14 @@ def _badges(link: Element, mark: WellMark, x: float, y: float, wells: int, fill:
         _text(link, BADGES[mark.role], "sign", "9.5", {"x": f"{x - 13.5:g}", "y": f"{y - 13.5:g}"})
     elif mark.role in BADGES:
         _text(link, BADGES[mark.role], "value", "30", {"x": f"{x:g}", "y": f"{y:g}"}, fill)
-    if "alarmed" in mark.flags:
+    if "alarm" in mark.flags:
         points = f"{x + 13.5:g},{y - 19.5:g} {x + 20:g},{y - 8:g} {x + 7:g},{y - 8:g}"
         SubElement(link, "polygon", {"class": "alarm", "points": points})
         _text(link, "!", "alarm-sign", "8.5", {"x": f"{x + 13.5:g}", "y": f"{y - 11.6:g}"})
+    if "failed" in mark.flags:
+        cross = f"M{x - 18:g} {y + 9:g}l9 9m0 -9l-9 9"
+        SubElement(link, "path", {"class": "cross-edge", "d": cross})
+        SubElement(link, "path", {"class": "cross", "d": cross})
     if "stalled" in mark.flags:
         SubElement(link, "circle", {"class": "clock", "cx": f"{x + 13.5:g}", "cy": f"{y + 13.5:g}", "r": "5.5"})
         hands = f"M{x + 13.5:g} {y + 9.8:g}V{y + 13.5:g}H{x + 16.5:g}"
@@ -175,6 +175,21 @@ def legend_svg(scale: Scale) -> Markup:
     return _markup(svg)
 
 
-def ordered(marks: Iterable[WellMark]) -> dict[str, WellMark]:
-    """Return marks by well, in the order given."""
-    return {mark.well: mark for mark in marks}
+STATES = ("scored", "refused", "failed", "pending", "skipped", "superseded")
+"""States of images in the order in which they are told."""
+
+
+def tally_svg(images: Counts) -> Markup:
+    """Draw how many images stand in each state as one bar."""
+    svg = Element("svg", {"viewBox": "0 0 400 18", "preserveAspectRatio": "none", "class": "tally", "role": "img"})
+    numbers = {state: getattr(images, state) for state in STATES}
+    svg.set("aria-label", "Images: " + ", ".join(f"{number} {state}" for state, number in numbers.items() if number))
+    total, at = max(1, sum(numbers.values())), 0.0
+    for state, number in numbers.items():
+        if number:
+            width = 400 * number / total
+            SubElement(
+                svg, "rect", {"x": f"{at:.2f}", "width": f"{width:.2f}", "height": "18", "class": f"fill-{state}"}
+            )
+            at += width
+    return _markup(svg)

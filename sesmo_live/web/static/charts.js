@@ -10,19 +10,33 @@
     return [xs, ...columns].map((column) => order.map((i) => column[i]));
   };
 
-  // One line is up to three columns: the value, and the two edges of its band.
+  // Replicates at one dose share their x, and uPlot draws one value at each: later ones become lines of their own.
+  const layers = (line) => {
+    if (line.kind !== "points") return [line];
+    const found = [];
+    line.x.forEach((x, i) => {
+      const free = found.find((layer) => !layer.x.includes(x));
+      const layer = free || { ...line, x: [], y: [], low: [], high: [], again: found.length > 0 };
+      if (!free) found.push(layer);
+      for (const name of ["x", "y", "low", "high"]) layer[name].push(line[name][i]);
+    });
+    return found;
+  };
+
+  // One line is three columns: the value, and the two ends of its interval, drawn as a band or as bars.
   const columns = (lines) => {
     const tables = [];
     const series = [{}];
     const bands = [];
-    for (const line of lines) {
+    const bars = [];
+    for (const line of lines.flatMap(layers)) {
       const colour = tone(line.tone);
       const start = series.length;
       const points = line.kind === "points";
       const hidden = { stroke: "transparent", width: 0, points: { show: false }, label: "", class: "edge" };
       const own = {
         label: line.label, stroke: colour, width: points ? 0 : 2.5, dash: line.dash ? [6, 5] : undefined,
-        points: { show: line.kind !== "edge" && !line.dash, size: points ? 9 : 7, fill: colour },
+        points: { show: !line.dash, size: points ? 9 : 7, fill: colour }, class: line.again ? "edge" : "own",
         value: (_, v) => v == null ? "–" : v.toFixed(2),
       };
       if (points) own.paths = () => null;
@@ -31,11 +45,30 @@
       if (line.low) {
         series.push({ ...hidden }, { ...hidden });
         data.push(line.low, line.high);
-        bands.push({ series: [start + 2, start + 1], fill: faint(colour, line.dash ? 22 : 28) });
+        if (points) bars.push([start, colour]);
+        else bands.push({ series: [start + 2, start + 1], fill: faint(colour, line.dash ? 22 : 28) });
       }
       tables.push(sorted(line.x, ...data));
     }
-    return { series, bands, data: tables.length ? uPlot.join(tables) : [[]] };
+    return { series, bands, bars, data: tables.length ? uPlot.join(tables) : [[]] };
+  };
+  const whiskers = (bars) => (u) => {
+    const { ctx } = u;
+    ctx.save();
+    ctx.lineWidth = 1.6 * devicePixelRatio;
+    for (const [start, colour] of bars) {
+      ctx.strokeStyle = colour;
+      ctx.beginPath();
+      u.data[0].forEach((x, i) => {
+        const [low, high] = [u.data[start + 1][i], u.data[start + 2][i]];
+        if (low == null || high == null) return;
+        const at = u.valToPos(x, "x", true);
+        ctx.moveTo(at, u.valToPos(low, "y", true));
+        ctx.lineTo(at, u.valToPos(high, "y", true));
+      });
+      ctx.stroke();
+    }
+    ctx.restore();
   };
   const axis = (label, size) => ({
     label, size, labelSize: 22, stroke: ink("ink"), font: "13px system-ui", labelFont: "600 13px system-ui",
@@ -45,7 +78,7 @@
     const asked = JSON.parse(place.dataset.chart);
     drawn.get(place)?.destroy();
     place.replaceChildren();
-    const { series, bands, data } = columns(asked.lines);
+    const { series, bands, bars, data } = columns(asked.lines);
     series[0] = { label: asked.x.label, value: (_, v) => v == null ? "–" : `${+v.toPrecision(4)}` };
     const x = { time: false, ...(asked.x.log ? { distr: 3 } : {}) };
     if (data[0].length === 1) x.range = (_, low, high) => asked.x.log ? [low / 3, high * 3] : [low - 1, high + 1];
@@ -54,7 +87,7 @@
       width: place.clientWidth || 300, height: Math.max(200, place.clientHeight - (legend ? 34 : 6)), series, bands,
       scales: { x, y: asked.y.range ? { range: asked.y.range } : { range: (_, _low, high) => [0, (high || 1) * 1.1] } },
       axes: [axis(asked.x.label, 44), axis(asked.y.label, 56)],
-      legend: { show: legend, live: legend }, cursor: { drag: { x: false, y: false } },
+      hooks: { draw: [whiskers(bars)] }, legend: { show: legend, live: legend }, cursor: { drag: { x: false, y: false } },
     }, data, place);
     chart.root.querySelectorAll(".u-series.edge").forEach((row) => row.remove());
     drawn.set(place, chart);
