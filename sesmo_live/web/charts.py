@@ -11,7 +11,7 @@ from sesmo_live.web.views import dose_text
 
 Chart = dict[str, Any]
 
-SCORE_AXIS = {"label": "score, mean P(senescent)", "range": [0, 1]}
+SCORE_AXIS = {"label": "score, mean P(senescent)", "range": [-0.02, 1.02]}
 HOURS = "hours since treatment"
 MOST_LINES = 40
 """A chart with more lines tells nothing; the table beneath has them all."""
@@ -24,7 +24,7 @@ def course_chart(view: WellView) -> Chart:
     if controls:
         lines.append(
             {
-                "label": "negative controls, mean ± SD of wells",
+                "label": "negative controls ± SD",
                 "tone": "soft",
                 "dash": True,
                 "x": [band.hours for band in controls],
@@ -37,7 +37,7 @@ def course_chart(view: WellView) -> Chart:
     if scores:
         lines.append(
             {
-                "label": f"well {view.well}, 95 % interval",
+                "label": f"{view.well}, 95 % interval",
                 "tone": "accent",
                 "x": [score.hours for score in scores],
                 "y": [score.score for score in scores],
@@ -46,6 +46,13 @@ def course_chart(view: WellView) -> Chart:
             }
         )
     return {"x": {"label": HOURS}, "y": SCORE_AXIS, "lines": lines}
+
+
+def doses(rows: Iterable[Row]) -> tuple[str, str]:
+    """Return the lowest and the highest dose in words, "" where they are one."""
+    found = sorted((row for row in rows if row["dose"] is not None), key=_dose)
+    words = [dose_text(row["dose"], row["dose_unit"]) for row in found]
+    return (words[0], words[-1]) if words and words[0] != words[-1] else ("", "")
 
 
 def last_rows(rows: Iterable[Row]) -> list[Row]:

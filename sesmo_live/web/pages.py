@@ -1,4 +1,4 @@
-"""The pages: server-made HTML over the same answers as the API; fragments of them are fetched again as things change."""
+"""The pages: server-made HTML over the same answers as the API; their parts are fetched again as things change."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
@@ -62,14 +62,16 @@ TEMPLATES.globals |= {
 }
 
 
-def _render(template: str, status: int = 200, **context: Any) -> HTMLResponse:
-    return HTMLResponse(TEMPLATES.get_template(template).render(context), status, {"cache-control": "no-store"})
+def _render(template: str, **context: Any) -> HTMLResponse:
+    return HTMLResponse(TEMPLATES.get_template(template).render(context), headers={"cache-control": "no-store"})
 
 
 def error_page(status: int, sentence: str) -> HTMLResponse:
     """Return a page that says in one sentence what is wrong."""
     title = TITLES.get(status, "This did not work")
-    return _render("error.html", status, here="", status=status, title=title, sentence=sentence)
+    page = _render("error.html", here="", status=status, title=title, sentence=sentence)
+    page.status_code = status
+    return page
 
 
 class PageRoute(APIRoute):
@@ -156,9 +158,7 @@ def _plate(engine: Engine, answer: PlateMap, key: str | None, model: str | None)
     scale, divisor = views.scale_of(show, answer.wells)
     query = _query(run=answer.run if len(answer.runs) > 1 else None, model=model, timepoint=answer.timepoint)
     marks = views.marks_of(answer, show, scale, divisor, query)
-    reasons, unscored = ([], [])
-    if summary.images.refused or summary.images.failed:
-        reasons, unscored = views.unscored(engine, answer.name, answer.run)
+    reasons, unscored = views.unscored(engine, answer.name, answer.run)
     return {
         "plate": answer,
         "shows": views.SHOWS.values(),
@@ -166,6 +166,7 @@ def _plate(engine: Engine, answer: PlateMap, key: str | None, model: str | None)
         "scale": scale,
         "legend": legend_svg(scale),
         "svg": plate_svg(answer.name, answer.plate_wells, marks, scale),
+        "kinds": views.kinds_of(marks.values()),
         "rest": views.rest_text(marks.values()),
         "times": [{"timepoint": point.timepoint, "label": views.time_label(point)} for point in answer.timepoints],
         "last_at": summary.last_at,
@@ -258,6 +259,7 @@ def _history(engine: Engine, name: str, model: str | None) -> dict[str, Any]:
         "name": wells[0]["compound"] if wells else name,
         "wells": wells,
         "plates": len({(row["plate"], row["run"]) for row in wells}),
+        "doses": charts.doses(wells),
         "dose": charts.dose_chart(answer.rows),
         "course": charts.history_chart(answer.rows),
         "models": views.demonstrations(answer.notes),

@@ -79,9 +79,10 @@ def _markup(element: Element) -> Markup:
 def _hatch() -> Element:
     """Return the pattern that lies over refused wells."""
     defs = Element("defs")
-    shape = {"id": "hatch", "width": "8", "height": "8", "patternUnits": "userSpaceOnUse"}
+    shape = {"id": "hatch", "width": "6", "height": "6", "patternUnits": "userSpaceOnUse"}
     pattern = SubElement(defs, "pattern", {**shape, "patternTransform": "rotate(45)"})
-    SubElement(pattern, "rect", {"width": "3", "height": "8", "class": "hatch"})
+    for x, kind in (("0", "hatch-dark"), ("3", "hatch-light")):
+        SubElement(pattern, "rect", {"x": x, "width": "3", "height": "6", "class": kind})
     return defs
 
 
@@ -118,10 +119,18 @@ def _well(svg: Element, mark: WellMark, scale: Scale, at: tuple[float, float], w
         shape = "rect"
     SubElement(link, shape, {"class": "disc" if mark.value is not None else "disc empty", "fill": fill, **place})
     if "refused" in mark.flags:
-        SubElement(link, shape, {"class": "over", "fill": "url(#hatch)", **place})
+        SubElement(link, shape, {"class": "over", "stroke": "url(#hatch)", "fill": "none", **_inner(place)})
     if wells <= TEXT_UP_TO:
         _inscribe(link, mark, scale, x, y, "" if mark.value is None else ink(fill), caption=wells <= CAPTION_UP_TO)
     _badges(link, mark, x, y, wells, ink(fill) if mark.value is not None else "")
+
+
+def _inner(place: Mapping[str, str]) -> dict[str, str]:
+    """Return the ring inside a well's rim, on which the hatching of refused wells lies clear of its number."""
+    if "r" in place:
+        return {**place, "r": "15.7"}
+    x, y = float(place["x"]) + 2, float(place["y"]) + 2
+    return {**place, "x": f"{x:g}", "y": f"{y:g}", "width": "32", "height": "32"}
 
 
 def _inscribe(link: Element, mark: WellMark, scale: Scale, x: float, y: float, fill: str, *, caption: bool) -> None:
@@ -129,12 +138,12 @@ def _inscribe(link: Element, mark: WellMark, scale: Scale, x: float, y: float, f
     kind = "value" if fill else "value none"
     top = y - 4 if captions else y
     text = scale.write(mark.value)
-    size = (11.5 if captions else 13) * min(1, 4.4 / max(4, len(text)))
+    size = (11 if captions else 13) * min(1, 4.4 / max(4, len(text)))
     _text(link, text, kind, f"{size:g}", {"x": f"{x:g}", "y": f"{top:g}"}, fill)
     for number, line in enumerate(captions[:2]):
         short = line if len(line) <= 11 else line[:10] + "…"
-        size = min(4.6, 34 / (0.56 * max(len(short), 1)))
-        _text(link, short, "caption", f"{size:.3g}", {"x": f"{x:g}", "y": f"{y + 5 + 5.4 * number:g}"}, fill)
+        size = min(5.4, (31 - 4 * number) / (0.56 * max(len(short), 1)))
+        _text(link, short, "caption", f"{size:.3g}", {"x": f"{x:g}", "y": f"{y + 4.6 + 5.8 * number:g}"}, fill)
 
 
 def _badges(link: Element, mark: WellMark, x: float, y: float, wells: int, fill: str) -> None:
@@ -167,11 +176,11 @@ def legend_svg(scale: Scale) -> Markup:
     for step in range(0, 17):
         colour = VIRIDIS[min(255, 16 * step)]
         SubElement(gradient, "stop", {"offset": f"{100 * step / 16:g}%", "stop-color": colour})
-    SubElement(svg, "rect", {"x": "12", "width": "376", "height": "14", "rx": "3", "fill": "url(#colours)"})
+    SubElement(svg, "rect", {"x": "20", "width": "360", "height": "14", "rx": "3", "fill": "url(#colours)"})
     for step in range(5):
         value = scale.low + (scale.high - scale.low) * step / 4
         text = scale.write(value)
-        _text(svg, text, "tick", "13", {"x": f"{12 + 94 * step:g}", "y": "26"})
+        _text(svg, text, "tick", "13", {"x": f"{20 + 90 * step:g}", "y": "26"})
     return _markup(svg)
 
 

@@ -100,6 +100,16 @@ def rest_text(marks: Iterable[WellMark]) -> str:
     )
 
 
+def kinds_of(marks: Iterable[WellMark]) -> list[str]:
+    """Return the signs that occur on the map, in the order in which they are explained."""
+    found = {kind for mark in marks for kind in (mark.role, *mark.flags, "none" if mark.value is None else "")}
+    return [
+        kind
+        for kind in ("negative", "positive", "blank", "refused", "failed", "stalled", "alarm", "none")
+        if kind in found
+    ]
+
+
 def marks_of(answer: PlateMap, show: Show, scale: Scale, divisor: float, query: str) -> dict[str, WellMark]:
     """Return what is drawn of each well that was imaged, in the order of the plate."""
     marks = {}

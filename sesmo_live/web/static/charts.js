@@ -84,7 +84,7 @@
     if (data[0].length === 1) x.range = (_, low, high) => asked.x.log ? [low / 3, high * 3] : [low - 1, high + 1];
     const legend = asked.lines.length <= 8;
     const chart = new uPlot({
-      width: place.clientWidth || 300, height: Math.max(200, place.clientHeight - (legend ? 34 : 6)), series, bands,
+      width: place.clientWidth || 300, height: 250, series, bands,
       scales: { x, y: asked.y.range ? { range: asked.y.range } : { range: (_, _low, high) => [0, (high || 1) * 1.1] } },
       axes: [axis(asked.x.label, 44), axis(asked.y.label, 56)],
       hooks: { draw: [whiskers(bars)] }, legend: { show: legend, live: legend }, cursor: { drag: { x: false, y: false } },
