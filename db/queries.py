@@ -6,7 +6,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, and_, column, func, or_, select, table
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    RowMapping,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+    table,
+)
 
 from db.schema import STATES, Compound, CompoundAlias, FieldScore, Image, Model, Plate, UtcDateTime, WellTreatment
 
@@ -50,40 +61,55 @@ class TreatmentRow:
 
 def plate_runs(connection: Connection, name: str | None = None) -> list[PlateRow]:
     """Return the runs of the plates of that name (in any case) or of all plates, the earliest imaged first."""
-    first = (
-        select(Image.plate_id, func.min(Image.acquired_at).label("at"), func.min(Image.timepoint).label("timepoint"))
-        .where(Image.state == "scored")
-        .group_by(Image.plate_id)
-        .subquery()
-    )
+    scored = (Image.plate_id == Plate.id, Image.state == literal_column("'scored'"))
+    first_at = select(func.min(Image.acquired_at)).where(*scored).scalar_subquery()
+    timepoint = select(func.min(Image.timepoint)).where(*scored).scalar_subquery()
     statement = select(
         Plate.id, Plate.name, Plate.run, Plate.wells, Plate.frame_interval_s, Plate.treated_at, Plate.choice,
-        func.coalesce(first.c.at, None, type_=UtcDateTime()), first.c.timepoint,
-    ).outerjoin(first, first.c.plate_id == Plate.id)  # fmt: skip
+        func.coalesce(first_at, None, type_=UtcDateTime()).label("first_at"), timepoint,
+    )  # fmt: skip
     if name is not None:
         statement = statement.where(Plate.key == name.casefold())
-    return [PlateRow(*row) for row in connection.execute(statement.order_by(first.c.at, Plate.id))]
+    return [PlateRow(*row) for row in connection.execute(statement.order_by("first_at", Plate.id))]
 
 
-def images_apart(connection: Connection, plate_id: int) -> tuple[int, int, int]:
-    """Return how many images of a plate are refused, failed, and scored although something speaks against it."""
-    states = (Image.state == "refused", Image.state == "failed", and_(Image.state == "scored", Image.reason != ""))
-    counts = [func.count().filter(state) for state in states]
-    row = connection.execute(select(*counts).where(Image.plate_id == plate_id)).one()
-    return row[0], row[1], row[2]
+def images_apart(connection: Connection, plate_id: int) -> tuple[int, int, int, int]:
+    """Return how many images of a plate are refused, failed, scored though unfit, and taken out by a person."""
+    reason, excluded = Image.reason != literal_column("''"), Image.excluded != literal_column("''")
+    wanted = (
+        (Image.state == "refused", reason),
+        (Image.state == "failed", reason),
+        (Image.state == "scored", reason),
+        (excluded, Image.state.in_([state for state in STATES if state != "superseded"])),
+    )
+    parts = [
+        select(func.count()).where(Image.plate_id == plate_id, *where).scalar_subquery() for where in wanted
+    ]
+    row = connection.execute(select(*parts)).one()
+    return row[0], row[1], row[2], row[3]
 
 
 def plate_models(connection: Connection, plate_id: int) -> list[tuple[int, str, str]]:
-    """Return (key, model id, demonstration warning) of the models that scored a plate, the latest last."""
-    statement = (
-        select(Model.id, Model.model_id, Model.demonstration)
-        .join(FieldScore, FieldScore.model_id == Model.id)
-        .join(Image, Image.id == FieldScore.image_id)
-        .where(Image.plate_id == plate_id, Image.state == "scored")
-        .group_by(Model.id)
-        .order_by(func.max(FieldScore.scored_at), Model.id)
+    """Return (key, model id, demonstration warning) of the models that scored a plate, the latest last.
+
+    The latest is the one whose score of the newest image that it scored was made last.
+    """
+    low, high = (
+        select(end(Image.id)).where(Image.plate_id == plate_id).scalar_subquery() for end in (func.min, func.max)
     )
-    return [(row[0], row[1], row[2]) for row in connection.execute(statement)]
+    scored = (FieldScore.model_id == Model.id, FieldScore.image_id.between(low, high))
+    newest = (
+        select(FieldScore.scored_at)
+        .join(Image, Image.id == FieldScore.image_id)
+        .where(*scored, Image.plate_id == plate_id, Image.state == "scored")
+        .order_by(FieldScore.image_id.desc())
+        .limit(1)
+        .correlate(Model)
+        .scalar_subquery()
+    )
+    found = select(Model.id, Model.model_id, Model.demonstration, newest.label("at")).subquery()
+    statement = select(found.c.id, found.c.model_id, found.c.demonstration).where(found.c.at.is_not(None))
+    return [(row[0], row[1], row[2]) for row in connection.execute(statement.order_by(found.c.at, found.c.id))]
 
 
 def well_scores(

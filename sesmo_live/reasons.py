@@ -14,11 +14,12 @@ from db.queries import PlateRow
 
 def not_counted(connection: Connection, plate: PlateRow) -> tuple[str, ...]:
     """Return which images of a plate are missing from its wells, and which are in them although they are unfit."""
-    refused, failed, flagged = queries.images_apart(connection, plate.plate_id)
+    refused, failed, flagged, excluded = queries.images_apart(connection, plate.plate_id)
     told = (
         (refused, "not fit to be scored and in no well", "--state refused"),
         (failed, "failed and in no well", "--state failed"),
         (flagged, "scored and counted although a model finds them unfit", "--state scored"),
+        (excluded, "taken out of their wells by a person", ""),
     )
     return tuple(
         f"plate {plate.name}: {number} of its images {'are' if number > 1 else 'is'} {what}; see why with: "
