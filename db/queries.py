@@ -82,9 +82,7 @@ def images_apart(connection: Connection, plate_id: int) -> tuple[int, int, int, 
         (Image.state == "scored", reason),
         (excluded, Image.state.in_([state for state in STATES if state != "superseded"])),
     )
-    parts = [
-        select(func.count()).where(Image.plate_id == plate_id, *where).scalar_subquery() for where in wanted
-    ]
+    parts = [select(func.count()).where(Image.plate_id == plate_id, *where).scalar_subquery() for where in wanted]
     row = connection.execute(select(*parts)).one()
     return row[0], row[1], row[2], row[3]
 
@@ -113,12 +111,18 @@ def plate_models(connection: Connection, plate_id: int) -> list[tuple[int, str, 
 
 
 def well_scores(
-    connection: Connection, plate_id: int, model_key: int, wells: Sequence[str] | None = None
+    connection: Connection,
+    plate_id: int,
+    model_key: int,
+    wells: Sequence[str] | None = None,
+    timepoint: int | None = None,
 ) -> list[RowMapping]:
-    """Return the sums of every well and time point of a plate under one model, in order."""
+    """Return the sums of every well and time point (or of those asked for) of a plate under one model, in order."""
     statement = select(WELL_SCORE).where(WELL_SCORE.c.plate_id == plate_id, WELL_SCORE.c.model_id == model_key)
     if wells is not None:
         statement = statement.where(WELL_SCORE.c.well.in_(wells))
+    if timepoint is not None:
+        statement = statement.where(WELL_SCORE.c.timepoint == timepoint)
     statement = statement.order_by(WELL_SCORE.c.well, WELL_SCORE.c.timepoint)
     return list(connection.execute(statement).mappings())
 
@@ -171,6 +175,23 @@ def imaged_wells(connection: Connection, plate_id: int) -> list[str]:
     return [well for well in connection.execute(statement.order_by(Image.well)).scalars() if well]
 
 
+def has_images(connection: Connection, plate_id: int, well: str) -> bool:
+    """Say whether any image of a well was seen."""
+    statement = select(Image.id).where(Image.plate_id == plate_id, Image.well == well).limit(1)
+    return connection.execute(statement).first() is not None
+
+
+def time_points(connection: Connection, plate_id: int) -> list[tuple[int, datetime | None]]:
+    """Return the time points of which an image of a plate is scored, and when the first image of each was taken."""
+    statement = (
+        select(Image.timepoint, func.min(Image.acquired_at))
+        .where(Image.plate_id == plate_id, Image.state == "scored", Image.timepoint.is_not(None))
+        .group_by(Image.timepoint)
+        .order_by(Image.timepoint)
+    )
+    return [(row[0], row[1]) for row in connection.execute(statement) if row[0] is not None]
+
+
 def images_where(plate_ids: Sequence[int] | None, state: str | None, folder: Path | None) -> list[ColumnElement[bool]]:
     """Return the conditions on images: of these plates, in this state, in or below this folder; None for any."""
     wanted: list[ColumnElement[bool]] = []
@@ -197,6 +218,7 @@ def image_rows(
         select(
             Image.state, Plate.name.label("plate"), Plate.run, Image.well, Image.field, Image.timepoint,
             Image.channel, Image.z, Image.acquired_at, Image.seen_at, Image.path, Image.page, Image.reason,
+            Image.excluded,
         )
         .outerjoin(Plate, Plate.id == Image.plate_id)
         .where(*wanted)

@@ -54,6 +54,17 @@ def group_reasons(items: Iterable[tuple[str, str]]) -> list[Reason]:
     return sorted(found, key=lambda group: -group.number)
 
 
+_PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|\\\\|/)[^\s;,'\"]*?([^\s;,'\"/\\]+)(?=[\s;,'\"]|$)")
+
+
+def without_paths(text: str, *known: str) -> str:
+    """Return a sentence with the last parts of paths instead of paths; `known` ones may have spaces in them."""
+    for path in sorted(known, key=len, reverse=True):
+        text = text.replace(path, re.split(r"[\\/]", path)[-1]) if path else text
+    text = _OTHER_FILE.sub(lambda found: re.split(r"[\\/]", found[0])[-1], text)
+    return _PATH.sub(r"\1", text)
+
+
 def nothing_scored(engine: Engine, folder: Path) -> tuple[str, ...]:
     """Return why no image in `folder` is scored, with the channels and focal planes seen; nothing where one is."""
     with engine.connect() as connection:
