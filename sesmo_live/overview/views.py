@@ -1,17 +1,18 @@
-"""What the page and the API show of plates, wells, fields and the run: the numbers of `results`, laid out for a screen."""
+"""What the page and the API show, as frozen nouns; `overview` makes them."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-
-from sqlalchemy import Engine
 
 from sesmo_live.records import WellScore
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many images stand in each state; `excluded` ones are counted in their state as well, `total` holds each once."""
+    """How many images stand in each state; `total` sums these up.
+
+    `excluded` ones, which a person took out of their wells, are among those of their state.
+    """
 
     pending: int = 0
     scored: int = 0
@@ -39,7 +40,7 @@ class IncidentView:
 
 @dataclass(frozen=True, slots=True)
 class PlateSummary:
-    """One run of a plate; `wells` is the size of the plate (6 to 1536), `model` the latest that scored it, "" if none."""
+    """One run of a plate; `wells` is the plate's size (6 to 1536), `model` the latest that scored it, "" if none."""
 
     name: str
     run: str
@@ -131,7 +132,7 @@ class ControlBand:
 
 @dataclass(frozen=True, slots=True)
 class FieldView:
-    """One image of a well: `file` is its name alone, `reason` why it is not scored, `excluded` why it does not count."""
+    """One image: `file` is its name alone, `reason` why it is not scored, `excluded` why a person took it out."""
 
     image_id: int
     well: str
@@ -220,8 +221,10 @@ class LastImage:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How the run goes. Rates are over the last `window_s` seconds; `seconds_to_score` is the median from first
-    sighting to score of the last images. Disk figures are of the database's disk, None for a server.
+    """How the run goes.
+
+    Rates are over the last `window_s` seconds; `seconds_to_score` is the median from first sighting to score of the
+    last images. Disk figures are of the database's disk, None for a server.
     """
 
     images: Counts
@@ -236,39 +239,3 @@ class RunStatus:
     incidents: tuple[IncidentView, ...]
     disk_free_bytes: int | None
     disk_total_bytes: int | None
-    disk_free_hours: float | None
-
-
-def plates(engine: Engine) -> tuple[PlateSummary, ...]:
-    """Return every run of every plate, the latest imaged first."""
-    raise NotImplementedError
-
-
-def plate_map(
-    engine: Engine, plate: str, *, run: str | None = None, model: str | None = None, timepoint: int | None = None
-) -> PlateMap:
-    """Return a plate as a map; with `timepoint` as it stood at that time point. Raise UnknownNameError."""
-    raise NotImplementedError
-
-
-def well_view(
-    engine: Engine,
-    plate: str,
-    well: str,
-    *,
-    run: str | None = None,
-    model: str | None = None,
-    timepoint: int | None = None,
-) -> WellView:
-    """Return a well's time course, controls, and the images of `timepoint`, the latest unless given."""
-    raise NotImplementedError
-
-
-def field_cells(engine: Engine, image_id: int, model: str | None = None) -> FieldCells:
-    """Return the cells of an image under a model, the latest that scored it unless named."""
-    raise NotImplementedError
-
-
-def run_status(engine: Engine, url: str) -> RunStatus:
-    """Return how the run goes, as far as the database tells."""
-    raise NotImplementedError

@@ -1,0 +1,107 @@
+"""How fast plate and well are shown from 10 million cells: python tests/benchmarks/bench_web.py [FOLDER]."""
+
+import argparse
+import json
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from db.care import upgrade
+from sesmo_live.wells import well_name
+
+FIELDS, CELLS = 4, 75
+"""Fields of a well, and cells of a field."""
+START = datetime(2026, 7, 1, 12, tzinfo=UTC)
+TEXTURES = ("contrast", "grain", "sharpness", "detail", "body", "fine_skew", "middle_skew", "coarse_skew", "centre")
+
+
+def fill(db: Path, *, wells: int = 384, times: int = 87, fields: int = FIELDS, cells: int = CELLS, plates: int = 1) -> int:
+    """Make a database of whole plates, imaged hourly, and return the number of its cells."""
+    upgrade(db)
+    with closing(sqlite3.connect(db)) as connection:
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "foreign_keys = OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+        model = ("bench-1-00000000", "a demonstration; not for biological conclusions", "{}", text_of(START))
+        connection.execute("INSERT INTO model VALUES (1, ?, ?, ?, ?)", model)
+        connection.execute("INSERT INTO compound VALUES (1, 'doxorubicin', 'doxorubicin')")
+        for plate in range(1, plates + 1):
+            one_plate(connection, plate, wells, times, fields, cells)
+        connection.execute(
+            "INSERT INTO cell SELECT image_id, model_id, k, (k * 37) % 1000, (k * 91) % 1000, "
+            "((image_id * 31 + k * 17) % 1000) / 1000.0 FROM field_score, "
+            "(WITH RECURSIVE n(k) AS (SELECT 0 UNION ALL SELECT k + 1 FROM n WHERE k + 1 < ?) SELECT k FROM n) "
+            "ORDER BY image_id, model_id, k",
+            (cells,),
+        )
+        connection.commit()
+        connection.execute("PRAGMA journal_mode = WAL")
+        return int(connection.execute("SELECT COUNT(*) FROM cell").fetchone()[0])
+
+
+def one_plate(connection: sqlite3.Connection, plate: int, wells: int, times: int, fields: int, cells: int) -> None:
+    """Enter a plate of which a hundredth of the images was refused, and what is in its wells."""
+    name, run = f"BENCH{plate}", START.date().isoformat()
+    values = (plate, name, name.casefold(), run, f"/acq/{name}", "sesmo", wells, "Phase", 0, "", "{}", "[0]", 3600.0)
+    marks = ", ".join("?" * (len(values) + 2))
+    connection.execute(f"INSERT INTO plate VALUES ({marks})", (*values, text_of(START), text_of(START)))  # noqa: S608
+    columns = {384: 24, 96: 12, 24: 6, 1536: 48}[wells]
+    names = [well_name(1 + number // columns, 1 + number % columns) for number in range(wells)]
+    images, scores = "INSERT INTO image ({}) VALUES ({})", "INSERT INTO field_score VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"
+    first = (plate - 1) * wells * times * fields
+    rows = [row_of(plate, first + number, place) for number, place in enumerate(places(names, times, fields), 1)]
+    connection.executemany(images.format(", ".join(rows[0]), ", ".join("?" * len(rows[0]))), map(tuple, map(dict.values, rows)))
+    connection.executemany(scores, (score_of(row, cells) for row in rows if row["state"] == "scored"))
+    treatments = [
+        (plate, well, 1 if place else None, "treatment" if place else "negative", 0.1 * place, "µM", 0.1 * place)
+        for well in names
+        for place in [int(well[-2:]) - 1]
+    ]
+    connection.executemany(
+        "INSERT INTO well_treatment (plate_id, well, compound_id, role, dose, dose_unit, dose_um) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        treatments,
+    )
+
+
+def places(names: list[str], times: int, fields: int) -> Iterator[tuple[str, int, int]]:
+    """Yield well, field and time point in the order in which a microscope takes them."""
+    for timepoint in range(1, times + 1):
+        for well in names:
+            for field in range(1, fields + 1):
+                yield well, field, timepoint
+
+
+def row_of(plate: int, number: int, place: tuple[str, int, int]) -> dict[str, Any]:
+    """Return a row of the ledger."""
+    well, field, timepoint = place
+    name = f"{well}_f{field}_t{timepoint}_cPhase_z0.tif"
+    taken = START + timedelta(hours=timepoint - 1, seconds=field + int(well[-2:]))
+    refused = number % 100 == 7
+    return {
+        "id": number, "path": f"/acq/BENCH{plate}/{name}", "name": name, "page": 0, "generation": 1, "plate_id": plate,
+        "well": well, "field": field, "timepoint": timepoint, "channel": "Phase", "z": 0, "size": 2_000_000,
+        "mtime_ns": 1_780_000_000_000_000_000 + number, "acquired_at": text_of(taken), "acquired_from": "ome",
+        "pixel_um": 0.65, "sha256": f"{number:064x}", "state": "refused" if refused else "scored",
+        "reason": "out of focus: sharpness -1.2, in training 0.5" if refused else "", "attempts": 0,
+        "seen_at": text_of(taken), "done_at": text_of(taken + timedelta(seconds=5)),
+    }  # fmt: skip
+
+
+def score_of(row: dict[str, Any], cells: int) -> tuple[Any, ...]:
+    """Return the sums of a field."""
+    mean = (row["id"] * 7 % 100) / 100
+    quality = {f"{kind}_{name}": mean + 0.123456789 for kind in ("cell", "tile") for name in TEXTURES}
+    histogram = json.dumps([cells // 32] * 32)
+    sums = (cells, cells * mean, cells * mean * mean * 1.1, round(cells * mean))
+    return (row["id"], *sums, histogram, json.dumps(quality), row["done_at"])
+
+
+def text_of(moment: datetime) -> str:
+    """Return a time as SQLAlchemy writes it to SQLite."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
