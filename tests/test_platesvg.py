@@ -51,7 +51,8 @@ def test_scores_rise_from_dark_to_bright_and_their_numbers_can_be_read_on_them()
     assert shade(15, 10, 20) == shade(0.5)
     light = [luminance(colour) for colour in VIRIDIS]
     assert all(after > before for before, after in pairwise(light[::4]))  # neighbours may differ by rounding alone
-    assert (luminance("#000000"), luminance("#ffffff")) == (0, pytest.approx(1))
+    assert luminance("#000000") == 0
+    assert luminance("#ffffff") == pytest.approx(1)
     contrasts = [
         (max(luminance(ink(colour)), own) + 0.05) / (min(luminance(ink(colour)), own) + 0.05)
         for colour, own in zip(VIRIDIS, light, strict=True)
@@ -94,7 +95,7 @@ def test_wells_that_were_not_imaged_are_no_links() -> None:
     svg = drawn(24, marks)
     assert [link.get("data-well") for link in of_class(svg, "well")] == ["B03"]
     assert len(of_class(svg, "absent")) == 23
-    assert "1 of 24 wells imaged" in svg.get("aria-label", "")
+    assert "1 of 24 wells" in svg.get("aria-label", "")
     assert len(of_class(drawn(6, {}), "absent")) == 6
 
 

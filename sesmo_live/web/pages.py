@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from sqlalchemy import Engine
 
 from sesmo_live import overview
@@ -23,7 +23,9 @@ from sesmo_live.web import addresses, charts, views
 from sesmo_live.web.platesvg import legend_svg, plate_svg, tally_svg
 from sesmo_live.wells import well_position
 
-Number = Annotated[int | None, BeforeValidator(lambda value: None if value == "" else value), Query()]
+Number = Annotated[
+    Annotated[int, Field(ge=0, le=2**62)] | None, BeforeValidator(lambda value: None if value == "" else value), Query()
+]
 """A whole number; an empty field of a form is none."""
 
 Text = Annotated[str | None, BeforeValidator(lambda value: value or None), Query(max_length=300)]
@@ -154,11 +156,9 @@ def _plate(engine: Engine, answer: PlateMap, key: str | None, model: str | None)
     show = views.SHOWS.get(key or "score")
     if show is None:
         raise UnknownNameError(f"a plate cannot be coloured by {key!r}; choose one of {', '.join(views.SHOWS)}")
-    summary = next(item for item in overview.plates(engine) if (item.name, item.run) == (answer.name, answer.run))
     scale, divisor = views.scale_of(show, answer.wells)
     query = _query(run=answer.run if len(answer.runs) > 1 else None, model=model, timepoint=answer.timepoint)
     marks = views.marks_of(answer, show, scale, divisor, query)
-    reasons, unscored = views.unscored(engine, answer.name, answer.run)
     return {
         "plate": answer,
         "shows": views.SHOWS.values(),
@@ -167,12 +167,9 @@ def _plate(engine: Engine, answer: PlateMap, key: str | None, model: str | None)
         "legend": legend_svg(scale),
         "svg": plate_svg(answer.name, answer.plate_wells, marks, scale),
         "kinds": views.kinds_of(marks.values()),
-        "rest": views.rest_text(marks.values()),
+        "rest": views.rest_text(answer.wells),
         "times": [{"timepoint": point.timepoint, "label": views.time_label(point)} for point in answer.timepoints],
-        "last_at": summary.last_at,
-        "images": summary.images,
-        "reasons": reasons,
-        "unscored": unscored,
+        "standing": views.standing(engine, answer.name, answer.run),
         "controls": views.control_ranges(answer.wells),
         "top": views.highest(answer.wells),
     }
@@ -280,4 +277,6 @@ def status_part(request: Request) -> HTMLResponse:
 
 
 def _status(request: Request) -> Mapping[str, Any]:
-    return {"run": overview.run_status(_engine(request), str(request.app.state.url))}
+    engine = _engine(request)
+    over = [item for item in overview.incidents(engine, everything=True, limit=50) if item.closed_at]
+    return {"run": overview.run_status(engine, str(request.app.state.url)), "over": over}

@@ -57,7 +57,7 @@ def plate_svg(name: str, wells: int, marks: Mapping[str, WellMark], scale: Scale
     edge = 22 if wells <= 96 else 34 if wells <= 384 else 60
     width, height = columns * CELL + edge + 6, rows * CELL + edge + 6
     svg = Element("svg", {"viewBox": f"0 0 {width} {height}", "class": f"plate wells-{wells}", "role": "group"})
-    svg.set("aria-label", f"Plate {name}: {len(marks)} of {wells} wells imaged, {scale.title}")
+    svg.set("aria-label", f"Plate {name}: {scale.title} of {len(marks)} of {wells} wells")
     svg.append(_hatch())
     _headings(svg, rows, columns, edge)
     first = next(iter(marks), "")

@@ -5,14 +5,15 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
-from db import queries
-from db.schema import Image
-from sesmo_live.overview import CellView, FieldCells, PlateMap, TimePoint, WellOnMap
+from db import queries, shown
+from sesmo_live.overview import CellView, Counts, FieldCells, FieldView, PlateMap, TimePoint, WellOnMap, fields_of
+from sesmo_live.overview.plates import counts_of
 from sesmo_live.reasons import Reason, group_reasons
 from sesmo_live.results import find_plate
 from sesmo_live.rhythm import span
@@ -86,15 +87,15 @@ _UNITS = (("min", 60, 3 * 3600.0), ("h", 3600, 3 * 86400.0), ("days", 86400, mat
 
 
 def was_imaged(well: WellOnMap) -> bool:
-    """Say whether any image of a well was seen, whatever became of it."""
-    return bool(well.n_images or well.refused or well.failed or well.excluded or well.flags or well.acquired_at)
+    """Say whether any image of a well came to an end; the other wells are known from the plate map alone."""
+    return bool(well.n_images or well.refused or well.failed or well.excluded)
 
 
-def rest_text(marks: Iterable[WellMark]) -> str:
+def rest_text(wells: Iterable[WellOnMap]) -> str:
     """Return what stands below the map while no well is pointed at."""
-    number = len(list(marks))
+    number = sum(map(was_imaged, wells))
     if not number:
-        return "No image of this plate was seen yet; wells appear as their images land."
+        return "No image of this plate is scored yet; wells fill as their images land."
     return (
         f"{number} well{'s' if number != 1 else ''} imaged. Point at one, or walk with the arrow keys; Enter opens it."
     )
@@ -111,11 +112,9 @@ def kinds_of(marks: Iterable[WellMark]) -> list[str]:
 
 
 def marks_of(answer: PlateMap, show: Show, scale: Scale, divisor: float, query: str) -> dict[str, WellMark]:
-    """Return what is drawn of each well that was imaged, in the order of the plate."""
+    """Return what is drawn of each well, in the order of the plate."""
     marks = {}
     for well in sorted(answer.wells, key=lambda well: well_position(well.well)):
-        if not was_imaged(well):
-            continue
         value = show.value(well)
         value = None if value is None else value / divisor
         marks[well.well] = WellMark(
@@ -124,7 +123,7 @@ def marks_of(answer: PlateMap, show: Show, scale: Scale, divisor: float, query: 
             label=label_of(well, scale, value),
             href=link("plates", answer.name, "wells", well.well) + query,
             role=well.role,
-            flags=tuple(well.flags),
+            flags=well.flags,
             caption=tuple(filter(None, (well.compound, dose_text(well.dose, well.dose_unit)))),
         )
     return marks
@@ -183,31 +182,34 @@ def control_ranges(wells: Iterable[WellOnMap]) -> list[tuple[str, float, float, 
     return [(role, min(found), max(found), len(found)) for role, found in sorted(scores.items())]
 
 
+MOST_LISTED = 100
+"""Images without a score that the page lists one by one; their reasons are counted over the first thousand."""
+
+
 @dataclass(frozen=True, slots=True)
-class Unscored:
-    """One image of a plate that was refused or failed, and why; `file` is its name alone."""
+class Standing:
+    """What became of the images of a run of a plate, when the last one was taken, and why some have no score."""
 
-    state: str
-    well: str
-    field: int | None
-    timepoint: int | None
-    file: str
-    reason: str
+    images: Counts
+    last_at: datetime | None
+    reasons: list[Reason]
+    unscored: list[FieldView]
 
 
-def unscored(engine: Engine, plate: str, run: str | None, most: int = 200) -> tuple[list[Reason], list[Unscored]]:
-    """Return why images of a run of a plate were refused or failed, the commonest first, and at most `most` of them."""
-    columns = (Image.state, Image.well, Image.field, Image.timepoint, Image.path, Image.reason)
+def standing(engine: Engine, plate: str, run: str | None) -> Standing:
+    """Return how a run of a plate stands."""
     with engine.connect() as connection:
         found, _ = find_plate(connection, plate, run)
-        wanted = (Image.plate_id == found.plate_id, Image.state.in_(("refused", "failed")))
-        statement = select(*columns).where(*wanted).order_by(Image.well, Image.field, Image.timepoint, Image.id)
-        rows = connection.execute(statement).all()
-    images = [
-        Unscored(row.state, row.well or "", row.field, row.timepoint, file_name(row.path), row.reason)
-        for row in rows[:most]
+        counts = shown.state_counts(connection, found.plate_id).get(found.plate_id, {})
+        last = shown.imaged_span(connection, found.plate_id)[1]
+    unscored = [
+        field
+        for state in ("refused", "failed")
+        if counts.get(state)
+        for field in fields_of(engine, plate, state=state, run=found.run)
     ]
-    return group_reasons((row.path, f"{row.state}: {row.reason}") for row in rows), images
+    reasons = group_reasons((field.file, f"{field.state}: {field.reason}") for field in unscored)
+    return Standing(counts_of(counts), last, reasons, unscored[:MOST_LISTED])
 
 
 def file_name(path: str) -> str:
