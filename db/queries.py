@@ -11,6 +11,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     RowMapping,
+    and_,
     column,
     func,
     literal_column,
@@ -75,12 +76,12 @@ def plate_runs(connection: Connection, name: str | None = None) -> list[PlateRow
 
 def images_apart(connection: Connection, plate_id: int) -> tuple[int, int, int, int]:
     """Return how many images of a plate are refused, failed, scored though unfit, and taken out by a person."""
-    reason, excluded = Image.reason != literal_column("''"), Image.excluded != literal_column("''")
+    reason, excluded = Image.reason > literal_column("''"), Image.excluded > literal_column("''")  # as the indexes say
     wanted = (
         (Image.state == "refused", reason),
         (Image.state == "failed", reason),
         (Image.state == "scored", reason),
-        (excluded, Image.state.in_([state for state in STATES if state != "superseded"])),
+        (excluded, Image.state != "superseded"),
     )
     parts = [select(func.count()).where(Image.plate_id == plate_id, *where).scalar_subquery() for where in wanted]
     row = connection.execute(select(*parts)).one()
@@ -127,9 +128,37 @@ def well_scores(
     return list(connection.execute(statement).mappings())
 
 
-def treatments(connection: Connection, plate_id: int) -> list[TreatmentRow]:
-    """Return what is in the wells of a plate."""
-    return _treatments(connection, WellTreatment.plate_id == plate_id)
+def treatments(connection: Connection, plate_id: int, wells: Sequence[str] | None = None) -> list[TreatmentRow]:
+    """Return what is in the wells of a plate, all unless some are named."""
+    here = WellTreatment.plate_id == plate_id
+    return _treatments(connection, here if wells is None else and_(here, WellTreatment.well.in_(wells)))
+
+
+def control_wells(connection: Connection, plate_id: int) -> list[str]:
+    """Return the negative control wells of a plate."""
+    where = (WellTreatment.plate_id == plate_id, WellTreatment.role == "negative")
+    statement = select(WellTreatment.well).where(*where).distinct().order_by(WellTreatment.well)
+    return list(connection.execute(statement).scalars())
+
+
+def mean_course(
+    connection: Connection, plate_id: int, model_key: int, wells: Sequence[str]
+) -> list[tuple[int, int, float, float]]:
+    """Return (time point, wells, Σ of their mean scores, Σ of the squares of these) over some wells of a plate."""
+    mean = WELL_SCORE.c.score_sum / WELL_SCORE.c.n_cells
+    statement = (
+        select(WELL_SCORE.c.timepoint, func.count(), func.sum(mean), func.sum(mean * mean))
+        .where(WELL_SCORE.c.plate_id == plate_id, WELL_SCORE.c.model_id == model_key)
+        .where(WELL_SCORE.c.well.in_(wells), WELL_SCORE.c.n_cells > 0)
+        .group_by(WELL_SCORE.c.timepoint)
+        .order_by(WELL_SCORE.c.timepoint)
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in connection.execute(statement)]
+
+
+def demonstration_of(connection: Connection, model_key: int) -> str:
+    """Return a model's warning that it is for demonstration alone, "" for one fit for use."""
+    return connection.execute(select(Model.demonstration).where(Model.id == model_key)).scalar_one()
 
 
 def treatments_of(connection: Connection, compound_ids: Sequence[int]) -> list[TreatmentRow]:
@@ -171,8 +200,10 @@ def compound_names(connection: Connection) -> list[str]:
 
 def imaged_wells(connection: Connection, plate_id: int) -> list[str]:
     """Return the wells of a plate that any image was seen of, whatever became of it."""
-    statement = select(Image.well).where(Image.plate_id == plate_id, Image.well.is_not(None)).distinct()
-    return [well for well in connection.execute(statement.order_by(Image.well)).scalars() if well]
+    first = select(func.min(Image.well).label("well")).where(Image.plate_id == plate_id).cte("seen", recursive=True)
+    following = select(func.min(Image.well)).where(Image.plate_id == plate_id, Image.well > first.c.well)
+    wells = first.union_all(select(following.scalar_subquery()).where(first.c.well.is_not(None)))
+    return [well for well in connection.execute(select(wells.c.well)).scalars() if well]
 
 
 def has_images(connection: Connection, plate_id: int, well: str) -> bool:
@@ -190,6 +221,19 @@ def time_points(connection: Connection, plate_id: int) -> list[tuple[int, dateti
         .order_by(Image.timepoint)
     )
     return [(row[0], row[1]) for row in connection.execute(statement) if row[0] is not None]
+
+
+def last_timepoints(connection: Connection, plate_id: int, number: int) -> list[int]:
+    """Return the last time points of which an image of a plate is scored, the last one first."""
+    found: list[int] = []
+    scored = (Image.plate_id == plate_id, Image.state == literal_column("'scored'"))
+    while len(found) < number:
+        before = [Image.timepoint < found[-1]] if found else []
+        last = connection.execute(select(func.max(Image.timepoint)).where(*scored, *before)).scalar()
+        if last is None:
+            break
+        found.append(last)
+    return found
 
 
 def images_where(plate_ids: Sequence[int] | None, state: str | None, folder: Path | None) -> list[ColumnElement[bool]]:

@@ -152,9 +152,15 @@ class Image(Base):
         ),
         Index(
             "ix_image_apart",
-            *("plate_id", "state", "timepoint"),
-            sqlite_where=text("reason <> '' OR excluded <> ''"),
-            postgresql_where=text("reason <> '' OR excluded <> ''"),
+            *("plate_id", "state", "timepoint", "well"),
+            sqlite_where=text("reason > ''"),
+            postgresql_where=text("reason > ''"),
+        ),
+        Index(
+            "ix_image_excluded",
+            *("plate_id", "excluded"),
+            sqlite_where=text("excluded > ''"),
+            postgresql_where=text("excluded > ''"),
         ),
         Index("ix_image_plate", "plate_id", "id"),
     )

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Float, RowMapping, cast, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Float, RowMapping, and_, cast, func, literal_column, or_, select, true
 
 from db.engine import utc_now
 from db.schema import Cell, FieldScore, Image, Model, Plate
-from sesmo_live.records import ImageState
 
 OPEN_STATES = ("refused", "failed")
 _EMPTY: ColumnElement[str] = literal_column("''")  # a literal, by which SQLite finds the partial index
@@ -33,7 +32,7 @@ def state_counts(connection: Connection, plate_id: int | None = None) -> dict[in
     states = select(Image.plate_id, Image.state, func.count()).where(*where).group_by(Image.plate_id, Image.state)
     for key, state, number in connection.execute(states):
         found.setdefault(key, {})[state] = number
-    taken = (Image.excluded != _EMPTY, Image.state != "superseded", *where)
+    taken = (Image.excluded > _EMPTY, Image.state != "superseded", *where)
     for key, number in connection.execute(select(Image.plate_id, func.count()).where(*taken).group_by(Image.plate_id)):
         found[key]["excluded"] = number
     return found
@@ -53,18 +52,26 @@ def is_timed_by_files(connection: Connection, plate_id: int) -> bool:
     return connection.execute(statement.order_by(Image.timepoint).limit(1)).scalar() == "file"
 
 
-def unfit_images(connection: Connection, plate_id: int) -> list[RowMapping]:
-    """Return well, time point, state, reason, path and time of the images of a plate that failed or were refused."""
+def unfit_images(
+    connection: Connection, plate_id: int, since: int | None, until: int | None, wells: Sequence[str]
+) -> list[RowMapping]:
+    """Return well, time point, state, reason, path and time of the images of a plate that failed or were refused.
+
+    From the time point `since` to `until`, None for no limit; of `wells` all of them.
+    """
     columns = (Image.well, Image.timepoint, Image.state, Image.reason, Image.path, Image.acquired_at)
-    where = (Image.plate_id == plate_id, Image.state.in_(OPEN_STATES), Image.reason != _EMPTY, Image.well.is_not(None))
-    statement = select(*columns).where(*where).order_by(Image.timepoint, Image.id)
+    where = (Image.plate_id == plate_id, Image.state.in_(OPEN_STATES), Image.reason > _EMPTY, Image.well.is_not(None))
+    between = and_(
+        true() if since is None else Image.timepoint >= since, true() if until is None else Image.timepoint <= until
+    )
+    at = or_(between, Image.well.in_(wells)) if wells else between
+    statement = select(*columns).where(*where, at).order_by(Image.timepoint, Image.id)
     return list(connection.execute(statement).mappings())
 
 
 def excluded_images(connection: Connection, plate_id: int) -> list[tuple[str, int | None]]:
     """Return (well, time point) of the images of a plate that a person took out."""
-    states: tuple[ImageState, ...] = ("pending", "scored", "refused", "failed", "skipped")
-    where = (Image.plate_id == plate_id, Image.state.in_(states), Image.excluded != _EMPTY, Image.well.is_not(None))
+    where = (Image.plate_id == plate_id, Image.excluded > _EMPTY, Image.state != "superseded", Image.well.is_not(None))
     rows = connection.execute(select(Image.well, Image.timepoint).where(*where))
     return [(row[0], row[1]) for row in rows if row[0] is not None]
 

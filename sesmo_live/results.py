@@ -108,7 +108,7 @@ def courses(
     timepoint: int | None = None,
 ) -> list[WellScore]:
     """Return the scores of wells (all unless given) over their time points (all unless one is given)."""
-    treated = treated_at(queries.treatments(connection, plate.plate_id))
+    treated = treated_at(queries.treatments(connection, plate.plate_id, wells))
     rows = queries.well_scores(connection, plate.plate_id, model[0], wells, timepoint)
     scores = [_well_score(plate, model[1], row, treated.get(row["well"])) for row in rows]
     return sorted(scores, key=lambda score: (well_position(score.well), score.timepoint))
@@ -124,7 +124,7 @@ def latest_scores(
     """Return the score of each well at its own latest time point; wells without a score are left out."""
     found: dict[str, WellScore] = {}
     missing = set(wells)
-    for timepoint, _ in queries.time_points(connection, plate.plate_id)[: -LOOK_BACK - 1 : -1]:
+    for timepoint in queries.last_timepoints(connection, plate.plate_id, LOOK_BACK):
         found = {score.well: score for score in courses(connection, plate, model, None, timepoint)} | found
         missing -= found.keys()
         if not missing:

@@ -102,12 +102,12 @@ def plate_map(
         imaged = queries.imaged_wells(connection, found.plate_id)
         scores = results.scores_shown(connection, found, chosen, imaged, timepoint)
         stops = _stops(connection, found, treatments)
-        unfit = _unfit(connection, found, scores, timepoint)
+        unfit = _unfit(connection, found, imaged, scores, timepoint)
         taken_out = _taken_out(connection, found, scores, timepoint)
         sharp = _sharpness(connection, found, chosen, scores)
         about = plate_incidents(connection, found)
         runs = tuple(other.run for other in queries.plate_runs(connection, plate))
-        demonstration = demonstration_of(connection, found, chosen)
+        demonstration = queries.demonstration_of(connection, chosen[0]) if chosen else ""
     what = results.contents(treatments)
     wells = sorted({*imaged, *what}, key=well_position)
     size = found.wells or smallest_plate(wells)
@@ -148,11 +148,17 @@ def _stops(connection: Connection, plate: PlateRow, treatments: list[TreatmentRo
 
 
 def _unfit(
-    connection: Connection, plate: PlateRow, scores: Mapping[str, WellScore], timepoint: int | None
+    connection: Connection,
+    plate: PlateRow,
+    imaged: list[str],
+    scores: Mapping[str, WellScore],
+    timepoint: int | None,
 ) -> dict[str, list[RowMapping]]:
     """Return the refused and failed images of each well: of the time point shown, or since its last score."""
     wells: dict[str, list[RowMapping]] = defaultdict(list)
-    for row in shown.unfit_images(connection, plate.plate_id):
+    since = min((score.timepoint for score in scores.values()), default=None) if timepoint is None else timepoint
+    unscored = [well for well in imaged if well not in scores] if timepoint is None else []
+    for row in shown.unfit_images(connection, plate.plate_id, since, timepoint, unscored):
         if _is_shown(row["well"], row["timepoint"], scores, timepoint):
             wells[row["well"]].append(row)
     return wells
@@ -193,12 +199,6 @@ def _alarms(about: Iterable[IncidentView]) -> tuple[str, ...]:
     """Return the flags that all wells of a plate carry because of its open incidents."""
     flags = {"stalled" if incident.kind == "stalled" else "alarm" for incident in about}
     return tuple(sorted(flags))
-
-
-def demonstration_of(connection: Connection, plate: PlateRow, chosen: tuple[int, str] | None) -> str:
-    """Return the warning of the model that was chosen, "" where it is fit for use."""
-    models = queries.plate_models(connection, plate.plate_id) if chosen else []
-    return next((warning for key, _, warning in models if chosen and key == chosen[0]), "")
 
 
 def _well_on_map(

@@ -1,16 +1,15 @@
 """One well, one field: time course with controls behind it, images, cells."""
 
-import statistics
-from collections import defaultdict
+import math
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, Engine, RowMapping
 
 from db import queries, shown
-from db.queries import PlateRow, TreatmentRow
+from db.queries import PlateRow
 from db.schema import Image
 from sesmo_live import results
 from sesmo_live.errors import UnknownNameError
-from sesmo_live.overview.plates import demonstration_of
 from sesmo_live.overview.views import CellView, ControlBand, FieldCells, FieldView, WellView
 from sesmo_live.reasons import without_paths
 from sesmo_live.records import WellScore
@@ -34,16 +33,15 @@ def well_view(
     with engine.connect() as connection:
         found, notes = results.find_plate(connection, plate, run)
         chosen, more = results.pick_model(connection, found, model)
-        treatments = queries.treatments(connection, found.plate_id)
-        content = results.contents([row for row in treatments if row.well == name]).get(name)
+        content = results.contents(queries.treatments(connection, found.plate_id, [name])).get(name)
         if content is None and not queries.has_images(connection, found.plate_id, name):
             raise UnknownNameError(f"plate {found.name} has no image of well {name}; see its map for those it has")
         scores = results.courses(connection, found, chosen, [name]) if chosen else []
-        controls = _controls(connection, found, chosen, treatments) if chosen else ()
+        controls = _controls(connection, found, chosen, scores) if chosen else ()
         shown_at = shown.last_timepoint(connection, found.plate_id, name) if timepoint is None else timepoint
         where = (Image.plate_id == found.plate_id, Image.well == name, Image.timepoint == shown_at)
         fields = _fields(connection, chosen[0] if chosen else None, where)
-        demonstration = demonstration_of(connection, found, chosen)
+        demonstration = queries.demonstration_of(connection, chosen[0]) if chosen else ""
     return WellView(
         plate=found.name,
         run=found.run,
@@ -60,26 +58,20 @@ def well_view(
 
 
 def _controls(
-    connection: Connection, plate: PlateRow, model: tuple[int, str], treatments: list[TreatmentRow]
+    connection: Connection, plate: PlateRow, model: tuple[int, str], scores: list[WellScore]
 ) -> tuple[ControlBand, ...]:
-    """Return mean and standard deviation over the negative control wells at each time point."""
-    wells = sorted({row.well for row in treatments if row.role == "negative"})
-    stops: dict[int, list[WellScore]] = defaultdict(list)
-    for score in results.courses(connection, plate, model, wells) if wells else ():
-        if score.score is not None:
-            stops[score.timepoint].append(score)
-    return tuple(_band(timepoint, scores) for timepoint, scores in sorted(stops.items()))
-
-
-def _band(timepoint: int, scores: list[WellScore]) -> ControlBand:
-    values = [score.score for score in scores if score.score is not None]
-    hours = [score.hours for score in scores if score.hours is not None]
-    return ControlBand(
-        timepoint=timepoint,
-        hours=statistics.fmean(hours) if hours else None,
-        mean=statistics.fmean(values),
-        sd=statistics.stdev(values) if len(values) > 1 else None,
-        wells=len(values),
+    """Return mean and standard deviation over the negative control wells at each time point, at this well's hours."""
+    wells = queries.control_wells(connection, plate.plate_id)
+    hours = {score.timepoint: score.hours for score in scores}
+    return tuple(
+        ControlBand(
+            timepoint=timepoint,
+            hours=hours.get(timepoint),
+            mean=total / number,
+            sd=math.sqrt(max(0.0, squares - total * total / number) / (number - 1)) if number > 1 else None,
+            wells=number,
+        )
+        for timepoint, number, total, squares in queries.mean_course(connection, plate.plate_id, model[0], wells)
     )
 
 
@@ -111,7 +103,7 @@ def fields_of(
 def _fields(
     connection: Connection,
     model_key: int | None,
-    where: "tuple[ColumnElement[bool], ...] | list[ColumnElement[bool]]",
+    where: Sequence[ColumnElement[bool]],
     limit: int = 1000,
 ) -> tuple[FieldView, ...]:
     return tuple(_field(row) for row in shown.field_rows(connection, model_key, where, limit))

@@ -20,14 +20,15 @@ def upgrade() -> None:
     op.create_index("ix_image_shown", "image", ["plate_id", "state", "timepoint", "well", "acquired_at"])
     op.drop_index("ix_image_place", table_name="image")
     op.create_index("ix_image_place", "image", ["plate_id", "well", "state", "timepoint"])
-    scored, apart = sa.text("state = 'scored'"), sa.text("reason <> '' OR excluded <> ''")
-    op.create_index(
-        "ix_image_first", "image", ["plate_id", "acquired_at"], sqlite_where=scored, postgresql_where=scored
-    )
-    op.create_index(
-        "ix_image_apart", "image", ["plate_id", "state", "timepoint"], sqlite_where=apart, postgresql_where=apart
-    )
+    partial("ix_image_first", ["plate_id", "acquired_at"], "state = 'scored'")
+    partial("ix_image_apart", ["plate_id", "state", "timepoint", "well"], "reason > ''")
+    partial("ix_image_excluded", ["plate_id", "excluded"], "excluded > ''")
     op.create_index("ix_image_plate", "image", ["plate_id", "id"])
     sums = ["model_id", "image_id", "n", "sum", "sum_sq", "n_over"]
     op.create_index("ix_field_score_sums", "field_score", sums)
     op.create_index("ix_field_score_at", "field_score", ["scored_at"])
+
+
+def partial(name: str, columns: list[str], where: str) -> None:
+    """Make an index of some of the images."""
+    op.create_index(name, "image", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
