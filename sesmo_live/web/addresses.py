@@ -1,30 +1,39 @@
 """Where the API keeps what belongs to an image; the pages name these addresses and nothing else of it."""
 
-from sesmo_live.overview import CellView, FieldCells, FieldView
+from urllib.parse import urlencode
 
-IMAGES = "/api/v1/images"
+from sesmo_live.overview import CellView, FieldCells, FieldView, IncidentView
+
+API = "/api/v1"
+EVENTS = f"{API}/events"
+RETRY = f"{API}/retry"
 
 
-def thumbnail(field: FieldView) -> str:
+def thumbnail(field: FieldView, model: str) -> str:
     """Return the address of a field's picture, its cells ringed by score where it is scored."""
-    return f"{IMAGES}/{field.image_id}/thumbnail?overlay={'true' if field.state == 'scored' else 'false'}"
+    rings = "true" if field.n_cells else "false"
+    return f"{API}/images/{field.image_id}/field.png?{_query(model, width='512', rings=rings)}"
 
 
-def gradcam(field: FieldView) -> str:
+def gradcam(field: FieldView, model: str) -> str:
     """Return the address of a field's Grad-CAM."""
-    return f"{IMAGES}/{field.image_id}/gradcam"
+    return f"{API}/images/{field.image_id}/explain.png?{_query(model)}"
 
 
 def crop(cells: FieldCells, cell: CellView) -> str:
     """Return the address of one cell's picture."""
-    return f"{IMAGES}/{cells.field.image_id}/cells/{cell.idx}/crop"
+    return f"{API}/images/{cells.field.image_id}/cells/{cell.idx}.png?{_query(cells.model, size='64')}"
 
 
 def exclusion(field: FieldView) -> str:
     """Return the address at which a field is excluded, and counted again."""
-    return f"{IMAGES}/{field.image_id}/exclusion"
+    return f"{API}/images/{field.image_id}/exclusion"
 
 
-def retry(field: FieldView) -> str:
-    """Return the address at which an image is tried again."""
-    return f"{IMAGES}/{field.image_id}/retry"
+def acknowledgement(incident: IncidentView) -> str:
+    """Return the address at which an incident is noted as seen."""
+    return f"{API}/incidents/{incident.incident_id}/acknowledgement"
+
+
+def _query(model: str, **more: str) -> str:
+    return urlencode({"model": model, **more} if model else more)

@@ -1,5 +1,6 @@
 """The pages: server-made HTML over the same answers as the API; their parts are fetched again as things change."""
 
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BeforeValidator, Field
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from sesmo_live import overview
 from sesmo_live.errors import SesmoError, UnknownNameError, UsageError
@@ -91,12 +93,14 @@ class PageRoute(APIRoute):
                 return error_page(422, f"The address has a value for {where!r} that cannot be; take it out.")
             except UsageError as error:
                 return error_page(404, f"{error}.")
-            except SesmoError as error:
-                return error_page(503, f"{error}.")
+            except (SesmoError, DBAPIError) as error:
+                log.error("a page could not be shown: %s", error)
+                return error_page(503, "The database cannot be read now; what the server prints says why.")
 
         return handle
 
 
+log = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
@@ -121,19 +125,7 @@ def _plates(request: Request) -> dict[str, Any]:
     return {"plates": overview.plates(_engine(request)), "database": views.file_name(str(request.app.state.url))}
 
 
-@router.get("/plates/{name}")
-def plate_page(
-    request: Request, name: str, show: Text = None, run: Text = None, model: Text = None, timepoint: Number = None
-) -> HTMLResponse:
-    """Show a plate as a map."""
-    answer = overview.plate_map(_engine(request), name, run=run, model=model, timepoint=timepoint)
-    stops = [point.timepoint for point in answer.timepoints]
-    position = len(stops) if timepoint is None else stops.index(timepoint) if timepoint in stops else len(stops)
-    context = _plate(_engine(request), answer, show, model)
-    return _render("plate.html", here="plates", position=position, model=model, **context)
-
-
-@router.get("/plates/{name}/parts/map")
+@router.get("/plates/{name:path}/parts/map")
 def plate_part(
     request: Request, name: str, show: Text = None, run: Text = None, model: Text = None, timepoint: Number = None
 ) -> HTMLResponse:
@@ -142,7 +134,7 @@ def plate_part(
     return _render("_live.html", **_plate(_engine(request), answer, show, model))
 
 
-@router.get("/plates/{name}/parts/table")
+@router.get("/plates/{name:path}/parts/table")
 def table_part(
     request: Request, name: str, run: Text = None, model: Text = None, timepoint: Number = None
 ) -> HTMLResponse:
@@ -175,7 +167,7 @@ def _plate(engine: Engine, answer: PlateMap, key: str | None, model: str | None)
     }
 
 
-@router.get("/plates/{name}/wells/{well}")
+@router.get("/plates/{name:path}/wells/{well}")
 def well_page(
     request: Request, name: str, well: str, run: Text = None, model: Text = None, timepoint: Number = None
 ) -> HTMLResponse:
@@ -187,22 +179,22 @@ def well_page(
     return _render("well.html", here="plates", before=before, after=after, model=model, compounds=compounds, **context)
 
 
-@router.get("/plates/{name}/wells/{well}/parts/course")
+@router.get("/plates/{name:path}/wells/{well}/parts/course")
 def course_part(request: Request, name: str, well: str, run: Text = None, model: Text = None) -> HTMLResponse:
     """Return a well's time course alone."""
     return _render("_course.html", **_course(overview.well_view(_engine(request), name, well, run=run, model=model)))
 
 
-@router.get("/plates/{name}/wells/{well}/parts/fields")
+@router.get("/plates/{name:path}/wells/{well}/parts/fields")
 def fields_part(
     request: Request, name: str, well: str, run: Text = None, model: Text = None, timepoint: Number = None
 ) -> HTMLResponse:
     """Return a well's images at a time point."""
     view = overview.well_view(_engine(request), name, well, run=run, model=model, timepoint=timepoint)
-    return _render("_fields.html", **_fields(view, timepoint))
+    return _render("_fields_live.html", **_fields(view, timepoint))
 
 
-@router.get("/plates/{name}/wells/{well}/parts/cells")
+@router.get("/plates/{name:path}/wells/{well}/parts/cells")
 def cells_part(
     request: Request, name: str, well: str, run: Text = None, model: Text = None, timepoint: Number = None
 ) -> HTMLResponse:
@@ -222,6 +214,18 @@ def _fields(view: WellView, timepoint: int | None) -> dict[str, Any]:
     return {"view": view, "asked": timepoint, "points": view.scores}
 
 
+@router.get("/plates/{name:path}")
+def plate_page(
+    request: Request, name: str, show: Text = None, run: Text = None, model: Text = None, timepoint: Number = None
+) -> HTMLResponse:
+    """Show a plate as a map."""
+    answer = overview.plate_map(_engine(request), name, run=run, model=model, timepoint=timepoint)
+    stops = [point.timepoint for point in answer.timepoints]
+    position = len(stops) if timepoint is None else stops.index(timepoint) if timepoint in stops else len(stops)
+    context = _plate(_engine(request), answer, show, model)
+    return _render("plate.html", here="plates", position=position, model=model, **context)
+
+
 @router.get("/compounds")
 def find_compound(name: Text = None) -> Response:
     """Lead from the search box to a compound's page."""
@@ -237,16 +241,16 @@ def compounds_part(request: Request) -> HTMLResponse:
     return HTMLResponse(Markup("").join(Markup('<option value="{}"></option>').format(name) for name in names))
 
 
-@router.get("/compounds/{name}")
-def compound_page(request: Request, name: str, model: Text = None) -> HTMLResponse:
-    """Show the history of a compound over all plates."""
-    return _render("compound.html", here="compounds", **_history(_engine(request), name, model))
-
-
-@router.get("/compounds/{name}/parts/history")
+@router.get("/compounds/{name:path}/parts/history")
 def history_part(request: Request, name: str, model: Text = None) -> HTMLResponse:
     """Return the history alone."""
     return _render("_history.html", **_history(_engine(request), name, model))
+
+
+@router.get("/compounds/{name:path}")
+def compound_page(request: Request, name: str, model: Text = None) -> HTMLResponse:
+    """Show the history of a compound over all plates."""
+    return _render("compound.html", here="compounds", **_history(_engine(request), name, model))
 
 
 def _history(engine: Engine, name: str, model: str | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@
       say("off", "no connection, numbers may be old");
       if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
     });
-    for (const name of (document.body.dataset.eventNames || "message").split(" ")) stream.addEventListener(name, changed);
+    stream.addEventListener("change", changed);
     addEventListener("pagehide", () => stream.close());
   };
   addEventListener("pageshow", (event) => { if (event.persisted) { listen(); changed(); } });
@@ -45,6 +45,20 @@
       if (place.textContent !== words) place.textContent = words;
     }
   }, 1000);
+
+  // A part that came as it was is not swapped: pictures do not flicker. What was unfolded stays unfolded.
+  const shown = new WeakMap();
+  let unfolded = [];
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { target, serverResponse, xhr } = event.detail;
+    if (xhr.status !== 200) return;
+    if (shown.get(target) === serverResponse) event.detail.shouldSwap = false;
+    shown.set(target, serverResponse);
+    unfolded = [...document.querySelectorAll("details[id][open]")].map((item) => item.id);
+  });
+  document.addEventListener("htmx:afterSettle", () => {
+    for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
+  });
 
   // A fragment that could not be had is said, and asked for again with the next change.
   document.addEventListener("htmx:responseError", () => say("off", "the service answered with an error"));

@@ -54,7 +54,8 @@
     } catch { return `the service answered ${answer.status}`; }
   };
   const write = async (button) => {
-    const body = button.dataset.ask ? { reason: await ask(button.dataset.ask, "text") } : null;
+    const body = button.dataset.ask ? { reason: await ask(button.dataset.ask, "text") }
+      : button.dataset.body ? JSON.parse(button.dataset.body) : null;
     if (body && body.reason === null) return;
     try {
       const answer = await send(button.dataset.write, button.dataset.method || "POST", body);
@@ -76,11 +77,7 @@
     dialog.addEventListener("close", () => { dialog.remove(); button.focus(); });
     dialog.showModal();
     try {
-      let answer = await fetch(button.dataset.gradcam);
-      while (answer.status === 202 && dialog.open) {
-        await new Promise((later) => setTimeout(later, 1000));
-        answer = await fetch(button.dataset.gradcam);
-      }
+      const answer = await fetch(button.dataset.gradcam);
       if (!answer.ok) { place.textContent = await sentence(answer); return; }
       const picture = new Image();
       picture.alt = "Grad-CAM over the field: orange speaks for senescent, blue for healthy";

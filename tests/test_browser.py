@@ -1,0 +1,290 @@
+"""The pages in a real browser: live, by keyboard, in the dark, for everyone, and never elsewhere."""
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from db.care import upgrade
+from db.engine import open_engine
+from db.incidents import close_incident, open_incident
+from sesmo_live import service
+from sesmo_live.results import plate_table
+from tests.cli import write_wells
+from tests.conftest import settings
+from tests.screens import TOKEN, WARNING, add_images, add_plate, server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = Path("/usr/bin/chromium")
+AXE = Path(__file__).parent / "assets" / "axe.min.js"
+WATCH_POLICY = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective));
+"""
+SERIOUS = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
+  .filter((found) => ["serious", "critical"].includes(found.impact))
+  .map((found) => `${found.id}: ${found.nodes.map((node) => node.target.join(" ")).slice(0, 3).join("; ")}`)"""
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Start Debian's Chromium once for all tests of this file."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv sync")
+    if not CHROMIUM.exists():
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+Opener = Callable[..., "Page"]
+
+
+@pytest.fixture
+def opened(browser: "Browser") -> Iterator[Opener]:
+    """Return a function that opens a page; in the end none may have complained, or asked anybody else."""
+    pages: list[Page] = []
+    complaints: list[str] = []
+
+    def open_page(address: str, **options: Any) -> "Page":
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 720}, **options})
+        page.set_default_timeout(20_000)
+        page.add_init_script(WATCH_POLICY)
+        host = re.match(r"https?://[^/]+/", address)
+        page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request", lambda asked: None if host and asked.url.startswith(host[0]) else complaints.append(asked.url)
+        )
+        page.goto(address)
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        complaints += page.evaluate("window.violations")
+        page.context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    add_plate(tmp_path / "s.db", images=tmp_path / "images")
+    return tmp_path / "s.db"
+
+
+@pytest.fixture
+def base(db: Path) -> Iterator[str]:
+    with server(db) as address:
+        yield address
+
+
+def write(db: Path, change: Callable[[Any], object]) -> None:
+    """Change the database as another process does."""
+    engine = open_engine(db, write=True, checkpoint=False)
+    with engine.begin() as connection:
+        change(connection)
+    engine.dispose()
+
+
+VIEWS = {
+    "plates": "/",
+    "plate": "/plates/P1",
+    "well": "/plates/P1/wells/A03",
+    "compound": "/compounds/doxorubicin",
+    "run": "/run",
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_view_can_be_read_by_everyone(opened: Opener, base: str, db: Path, scheme: str, width: int) -> None:
+    write(db, lambda connection: open_incident(connection, "stalled", "P1", "P1 stalled; look at it", plate_id=1))
+    page = opened(base + "/", color_scheme=scheme, viewport={"width": width, "height": 720})
+    for name, path in VIEWS.items():
+        page.goto(base + path)
+        page.wait_for_selector("#live[data-state=on]")
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        assert page.evaluate(SERIOUS) == [], name
+
+
+def test_a_plate_fills_while_it_is_watched(
+    opened: Opener, tmp_path: Path, stub_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "lazy_scorer", __import__("tests.stub", fromlist=["lazy_stub"]).lazy_stub)
+    db, images, ending = tmp_path / "s.db", tmp_path / "LIVE", threading.Event()
+    images.mkdir()
+    upgrade(db)
+    daemon = threading.Thread(target=service.run, args=(settings(images, db, stub_model), ending))
+    with server(db) as base:
+        page = opened(base + "/")
+        assert page.get_by_role("heading", name="No plate yet").is_visible()
+        page.evaluate("window.neverReloaded = true")
+        daemon.start()
+        try:
+            write_wells(images, "A01 A02", times=1)
+            page.get_by_role("link", name="LIVE").click()
+            page.wait_for_selector("#well-A02:not(:has(.empty))")
+            page.evaluate("window.neverReloaded = true")
+            write_wells(images, "B01 B02", times=2)
+            page.wait_for_function("document.querySelector('#side [data-count=scored]').textContent === '6'")
+            page.wait_for_selector("#well-B02:not(:has(.empty))")
+            assert page.evaluate("window.neverReloaded")
+        finally:
+            ending.set()
+            daemon.join(20)
+        engine = open_engine(db)
+        rows = {row["well"]: row for row in plate_table(engine, "LIVE").rows}
+        engine.dispose()
+        shown = {well: page.locator(f"#well-{well} text.value").text_content() for well in rows}
+        assert shown == {well: f"{row['score']:.2f}" for well, row in rows.items()}
+        assert page.locator("#time").get_attribute("max") == "2"
+
+
+def test_a_score_and_a_stall_show_by_themselves(opened: Opener, base: str, db: Path) -> None:
+    page = opened(base + "/plates/P1")
+    page.wait_for_selector("#live[data-state=on]")
+    took = []
+    began = time.monotonic()
+    write(db, lambda connection: add_images(connection, 1, "P1", ("D06",), 2))
+    page.wait_for_selector("#well-D06")
+    took.append(time.monotonic() - began)
+    began = time.monotonic()
+    stall = "plate P1: no new image for 3 h; look at the microscope"
+    write(db, lambda connection: open_incident(connection, "stalled", "P1", stall, plate_id=1))
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    took.append(time.monotonic() - began)
+    assert "no new image for 3 h" in (alert.text_content() or "")
+    assert page.locator("#well-A01 .clock").count() == 1
+    write(db, lambda connection: close_incident(connection, "stalled", "P1", "an image came"))
+    alert.wait_for(state="detached")
+    sys.stdout.write(f"from commit to page: a score {took[0]:.2f} s, a stall {took[1]:.2f} s\n")
+    assert took[1] <= 5
+
+
+def test_the_wells_are_walked_with_the_arrow_keys(opened: Opener, base: str, db: Path) -> None:
+    page = opened(base + "/plates/P1")
+    page.wait_for_selector("#live[data-state=on]")
+    focused = "document.activeElement.dataset.well"
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate(focused):
+            break
+    assert page.evaluate(focused) == "A01"
+    walked = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown", "ArrowLeft", "End", "Home", "ArrowUp"):
+        page.keyboard.press(key)
+        walked.append(page.evaluate(focused))
+    assert walked == ["A02", "A03", "B03", "B03", "B02", "B03", "A01", "A01"]
+    page.keyboard.press("ArrowRight")
+    assert "doxorubicin 0.1 µM, score" in (page.locator("#readout").text_content() or "")
+    write(db, lambda connection: add_images(connection, 1, "P1", ("D06",), 2))
+    page.wait_for_selector("#well-D06")
+    page.wait_for_function(f"{focused} === 'A02'")  # the map was swapped beneath the reader's finger
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/plates/P1/wells/A02*")
+    assert "A02" in (page.locator("h1").text_content() or "")
+
+
+def test_the_slider_replays_the_run(opened: Opener, base: str) -> None:
+    page = opened(base + "/plates/P1")
+    value = page.locator("#well-A04 text.value")
+    latest = value.text_content()
+    assert page.locator("#time-words").text_content() == "now: latest image"
+    page.locator("#time").focus()
+    page.keyboard.press("Home")
+    page.wait_for_function(f"document.querySelector('#well-A04 text.value').textContent !== '{latest}'")
+    assert page.locator("#time-words").text_content() == "0.0 h (1 of 3)"
+    assert "at 0.0 h" in (page.locator("#well-A04").get_attribute("aria-label") or "")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#well-A04[aria-label*='at 24.0 h']")
+    page.get_by_role("button", name="Replay").click()
+    page.wait_for_selector("#well-A04[aria-label*='at 0.0 h']")
+    page.wait_for_function("document.querySelector('#time-words').textContent === 'now: latest image'")
+    page.wait_for_function(f"document.querySelector('#well-A04 text.value').textContent === '{latest}'")
+    page.get_by_text("Cells", exact=True).click()
+    page.wait_for_function("document.querySelector('#well-A04 text.value').textContent === '24'")
+    assert "cells" in (page.locator("#legend").text_content() or "")
+    assert page.get_by_label("% of control").is_disabled()
+
+
+def test_a_well_is_opened_and_its_fields_are_seen(opened: Opener, base: str) -> None:
+    page = opened(base + "/plates/P1")
+    page.locator("#well-A03").click()
+    page.wait_for_url("**/plates/P1/wells/A03*")
+    page.wait_for_selector("#course canvas")
+    assert WARNING in (page.get_by_role("note").text_content() or "")
+    pictures = page.locator("#fields img")
+    assert pictures.count() == 2
+    page.wait_for_function(
+        "[...document.querySelectorAll('#fields img')].every((i) => i.complete && i.naturalWidth > 50)"
+    )
+    page.wait_for_selector(".montage li")
+    scores = [float(text) for text in page.locator(".montage li").all_text_contents()]
+    assert len(scores) == 24
+    assert scores == sorted(scores)
+    page.locator("#cells").scroll_into_view_if_needed()
+    page.wait_for_function(
+        "[...document.querySelectorAll('.montage img')].every((i) => i.complete && i.naturalWidth > 10)"
+    )
+    first = page.locator("#fields figure").first.get_attribute("data-image")
+    page.select_option("#which", "0")
+    page.wait_for_function(f"document.querySelector('#fields figure').dataset.image !== '{first}'")
+    assert page.locator("#which").input_value() == "0"
+
+
+def test_a_compound_is_found(opened: Opener, base: str) -> None:
+    page = opened(base + "/")
+    box = page.get_by_label("Compound")
+    box.focus()
+    page.wait_for_selector("#compounds option[value=metformin]", state="attached")
+    box.fill("adriamycin")
+    box.press("Enter")
+    page.wait_for_url("**/compounds/adriamycin")
+    assert page.locator("h1").text_content() == "doxorubicin"
+    page.wait_for_selector("canvas")
+    assert page.locator("canvas").count() == 2
+    page.get_by_role("link", name="A03", exact=True).click()
+    page.wait_for_url("**/plates/P1/wells/A03*")
+
+
+def test_dark_is_kept_once_chosen(opened: Opener, base: str) -> None:
+    page = opened(base + "/plates/P1/wells/A03", color_scheme="light")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    switch = page.get_by_role("button", name="Dark")
+    switch.click()
+    assert switch.get_attribute("aria-pressed") == "true"
+    dark = page.evaluate(ground)
+    page.goto(base + "/plates/P1")
+    assert page.evaluate(ground) == dark != light
+    page.get_by_role("button", name="Dark").click()
+    assert page.evaluate(ground) == light
+
+
+def test_a_field_is_excluded_with_the_token_and_only_with_it(opened: Opener, base: str) -> None:
+    page = opened(base + "/plates/P1/wells/A03")
+    before = page.locator("#course .big").text_content()
+    button = page.locator("#fields figure").first.get_by_role("button", name="Exclude")
+    button.click()
+    page.get_by_label("Why shall this field not count?").fill("bubble")
+    page.keyboard.press("Enter")
+    page.get_by_label("Changing something needs").fill(TOKEN)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=excluded: bubble")
+    page.wait_for_function(f"document.querySelector('#course .big').textContent !== '{before}'")
+    page.get_by_role("button", name="Count again").click()  # the token is not asked for again
+    page.wait_for_function(f"document.querySelector('#course .big').textContent === '{before}'")
