@@ -23,6 +23,7 @@ class ImagePlace:
     page: int
     pixel_um: float | None
     state: str
+    sha256: str | None
 
 
 def state_counts(connection: Connection, plate_id: int | None = None) -> dict[int | None, dict[str, int]]:
@@ -129,6 +130,21 @@ def cells_of(connection: Connection, image_id: int, model_key: int) -> list[tupl
     return [(row[0], row[1], row[2], row[3]) for row in connection.execute(statement.where(*where).order_by(Cell.idx))]
 
 
+def ranked_cells(
+    connection: Connection, images: Sequence[int], model_id: str, most: int
+) -> list[tuple[int, int, float]]:
+    """Return (image, number, score) of cells of images from the lowest score to the highest, evenly picked by rank."""
+    statement = (
+        select(Cell.image_id, Cell.idx, Cell.score)
+        .join(Model, Model.id == Cell.model_id)
+        .where(Cell.image_id.in_(images), Model.model_id == model_id)
+        .order_by(Cell.score, Cell.image_id, Cell.idx)
+    )
+    found = [(row[0], row[1], row[2]) for row in connection.execute(statement)]
+    picked = min(most, len(found))
+    return [found[place * (len(found) - 1) // max(picked - 1, 1)] for place in range(picked)]
+
+
 def image_models(connection: Connection, image_id: int) -> list[RowMapping]:
     """Return key (`id`), `model_id`, `demonstration` and `passport` of the models that scored an image, latest last."""
     statement = (
@@ -142,7 +158,7 @@ def image_models(connection: Connection, image_id: int) -> list[RowMapping]:
 
 def image_place(connection: Connection, image_id: int) -> ImagePlace | None:
     """Return where an image lies, None for an unknown one."""
-    columns = (Image.id, Image.path, Image.page, Image.pixel_um, Image.state)
+    columns = (Image.id, Image.path, Image.page, Image.pixel_um, Image.state, Image.sha256)
     row = connection.execute(select(*columns).where(Image.id == image_id)).first()
     return None if row is None else ImagePlace(*row)
 
@@ -181,9 +197,16 @@ def models_known(connection: Connection) -> list[RowMapping]:
     return list(connection.execute(select(*columns).order_by(Model.added_at, Model.id)).mappings())
 
 
-def change_token(connection: Connection) -> tuple[Any, ...]:
-    """Return what changes whenever an answer may: compared, never shown."""
-    if connection.dialect.name == "sqlite":
-        return (connection.exec_driver_sql("PRAGMA data_version").scalar(),)
-    row = connection.exec_driver_sql("SELECT SUM(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables").one()
-    return tuple(row)
+def change_token(connection: Any, dialect: str) -> tuple[Any, ...]:
+    """Return what differs after every commit of somebody else, as this driver's own `connection` sees it.
+
+    The connection must not be in a transaction, which would show it the past.
+    """
+    cursor = connection.cursor()
+    try:
+        cursor.execute("PRAGMA data_version" if dialect == "sqlite" else "SELECT pg_current_snapshot()::text")
+        return tuple(cursor.fetchone())
+    finally:
+        cursor.close()
+        if dialect != "sqlite":
+            connection.rollback()

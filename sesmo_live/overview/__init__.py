@@ -1,6 +1,6 @@
 """What the page and the API show: the numbers of `results`, laid out for a screen, as frozen nouns."""
 
-from sesmo_live.overview.plates import incidents, plate_map, plates
+from sesmo_live.overview.plates import incident, incidents, plate_map, plates
 from sesmo_live.overview.run import run_status
 from sesmo_live.overview.views import (
     CellView,
@@ -37,6 +37,7 @@ __all__ = [
     "WellView",
     "field_cells",
     "fields_of",
+    "incident",
     "incidents",
     "plate_map",
     "plates",

@@ -88,6 +88,12 @@ def incidents(engine: Engine, *, everything: bool = False, limit: int = 200) -> 
     return tuple(incident_view(row, names) for row in rows)
 
 
+def incident(engine: Engine, incident_id: int) -> IncidentView:
+    """Return one incident; raise UnknownNameError when there is none of that number."""
+    with engine.connect() as connection:
+        return incident_view(db_incidents.incident(connection, incident_id), plate_names(connection))
+
+
 def plate_map(
     engine: Engine, plate: str, *, run: str | None = None, model: str | None = None, timepoint: int | None = None
 ) -> PlateMap:

@@ -5,6 +5,7 @@ import ipaddress
 import json
 from collections.abc import Iterable, Sequence
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -129,10 +130,6 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-class TooLargeError(Exception):
-    """A body without a stated length went over the limit."""
-
-
 def _limited(receive: Receive, limit: int) -> Receive:
     taken = 0
 
@@ -141,7 +138,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > limit:
-            raise TooLargeError(f"the request's body is larger than {limit} bytes; send less")
+            raise HTTPException(413, f"the request's body is larger than {limit} bytes; send less")
         return message
 
     return receiving
