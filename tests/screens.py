@@ -1,5 +1,6 @@
 """What the tests of the pages share: plates of real rows, and a server on a free port."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import uvicorn
 from sqlalchemy import Connection
 
+from acquisition.tiff import read_pixels
 from db import ledger, plates, scores
 from db.care import upgrade
 from db.engine import open_engine
@@ -105,13 +107,15 @@ def add_image(
     """Write one image's row in the ledger and return its key."""
     file = file or f"{well}_f{field}_t{timepoint}_cPhase_z0.tif"
     path = (images or Path(f"/acq/{name}")) / file
+    sha256 = None
     if images is not None:
-        write_image(path, timepoint + 10 * field)
+        pixels = read_pixels(write_image(path, timepoint + 10 * field), 0)
+        sha256 = hashlib.sha256(repr((pixels.shape, pixels.dtype.str)).encode() + pixels.tobytes()).hexdigest()
     row = {
         "path": str(path), "name": file, "page": 0, "plate_id": plate, "well": well, "field": field,
         "timepoint": timepoint, "channel": "Phase", "z": 0, "size": 1, "mtime_ns": 1, "state": state,
         "reason": reason, "acquired_at": BEGAN + timedelta(hours=24 * timepoint), "acquired_from": "name",
-        "seen_at": BEGAN,
+        "seen_at": BEGAN, "sha256": sha256,
     }  # fmt: skip
     return ledger.insert_images(connection, [row])[0]
 
@@ -119,9 +123,13 @@ def add_image(
 @contextmanager
 def server(db: Path, token: str | None = TOKEN) -> Iterator[str]:
     """Serve the pages of a database on a free port of this computer; yield the address."""
-    app = create_app(str(db), token=token, hosts=["127.0.0.1", "localhost"])
-    config = uvicorn.Config(app, port=0, log_level="warning", ws="none", lifespan="off", timeout_graceful_shutdown=1)
+    ends: list[uvicorn.Server] = []
+    app = create_app(
+        str(db), token=token, hosts=["127.0.0.1", "localhost"], closing=lambda: any(end.should_exit for end in ends)
+    )
+    config = uvicorn.Config(app, port=0, log_level="warning", ws="none", timeout_graceful_shutdown=5)
     running = uvicorn.Server(config)
+    ends.append(running)
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     while not running.started:

@@ -67,6 +67,7 @@ TEMPLATES.globals |= {
 
 
 def _render(template: str, **context: Any) -> HTMLResponse:
+    context.setdefault("version", "")
     return HTMLResponse(TEMPLATES.get_template(template).render(context), headers={"cache-control": "no-store"})
 
 
@@ -112,7 +113,7 @@ def _engine(request: Request) -> Engine:
 @router.get("/")
 def plates_page(request: Request) -> HTMLResponse:
     """Show all plates, the latest imaged first."""
-    return _render("plates.html", here="plates", **_plates(request))
+    return _render("plates.html", version=request.app.state.changes.version, here="plates", **_plates(request))
 
 
 @router.get("/parts/plates")
@@ -176,7 +177,16 @@ def well_page(
     before, after = views.neighbours(views.imaged_wells(_engine(request), view.plate, view.run), view.well)
     context = {**_course(view), **_fields(view, timepoint)}
     compounds = [compound for compound in view.compound.split(" + ") if compound]
-    return _render("well.html", here="plates", before=before, after=after, model=model, compounds=compounds, **context)
+    return _render(
+        "well.html",
+        version=request.app.state.changes.version,
+        here="plates",
+        before=before,
+        after=after,
+        model=model,
+        compounds=compounds,
+        **context,
+    )
 
 
 @router.get("/plates/{name:path}/wells/{well}/parts/course")
@@ -191,7 +201,7 @@ def fields_part(
 ) -> HTMLResponse:
     """Return a well's images at a time point."""
     view = overview.well_view(_engine(request), name, well, run=run, model=model, timepoint=timepoint)
-    return _render("_fields_live.html", **_fields(view, timepoint))
+    return _render("_fields.html", **_fields(view, timepoint))
 
 
 @router.get("/plates/{name:path}/wells/{well}/parts/cells")
@@ -211,7 +221,8 @@ def _course(view: WellView) -> dict[str, Any]:
 
 
 def _fields(view: WellView, timepoint: int | None) -> dict[str, Any]:
-    return {"view": view, "asked": timepoint, "points": view.scores}
+    points = [{"timepoint": score.timepoint, "label": views.stop_label(score)} for score in view.scores]
+    return {"view": view, "asked": timepoint, "points": points}
 
 
 @router.get("/plates/{name:path}")
@@ -223,7 +234,14 @@ def plate_page(
     stops = [point.timepoint for point in answer.timepoints]
     position = len(stops) if timepoint is None else stops.index(timepoint) if timepoint in stops else len(stops)
     context = _plate(_engine(request), answer, show, model)
-    return _render("plate.html", here="plates", position=position, model=model, **context)
+    return _render(
+        "plate.html",
+        version=request.app.state.changes.version,
+        here="plates",
+        position=position,
+        model=model,
+        **context,
+    )
 
 
 @router.get("/compounds")
@@ -250,7 +268,12 @@ def history_part(request: Request, name: str, model: Text = None) -> HTMLRespons
 @router.get("/compounds/{name:path}")
 def compound_page(request: Request, name: str, model: Text = None) -> HTMLResponse:
     """Show the history of a compound over all plates."""
-    return _render("compound.html", here="compounds", **_history(_engine(request), name, model))
+    return _render(
+        "compound.html",
+        version=request.app.state.changes.version,
+        here="compounds",
+        **_history(_engine(request), name, model),
+    )
 
 
 def _history(engine: Engine, name: str, model: str | None) -> dict[str, Any]:
@@ -271,7 +294,7 @@ def _history(engine: Engine, name: str, model: str | None) -> dict[str, Any]:
 @router.get("/run")
 def run_page(request: Request) -> HTMLResponse:
     """Show how the run goes."""
-    return _render("run.html", here="run", **_status(request))
+    return _render("run.html", version=request.app.state.changes.version, here="run", **_status(request))
 
 
 @router.get("/run/parts/status")

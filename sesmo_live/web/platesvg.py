@@ -98,7 +98,7 @@ def _headings(svg: Element, rows: int, columns: int, edge: int) -> None:
 
 
 def _text(parent: Element, text: str, kind: str, size: str, at: Mapping[str, str], fill: str = "") -> None:
-    element = SubElement(parent, "text", {"class": kind, "font-size": size, **at})
+    element = SubElement(parent, "text", {"class": kind, "font-size": size, **at, "aria-hidden": "true"})
     if fill:
         element.set("fill", fill)
     element.text = text
@@ -109,7 +109,8 @@ def _well(svg: Element, mark: WellMark, scale: Scale, at: tuple[float, float], w
     x, y = at
     kinds = " ".join(("well", *mark.flags, *([mark.role] if mark.role in BADGES else [])))
     names = {"id": f"well-{mark.well}", "class": kinds, "href": mark.href, "data-well": mark.well}
-    link = SubElement(svg, "a", {**names, "aria-label": mark.label, "tabindex": "0" if tabbed else "-1"})
+    link = SubElement(svg, "a", {**names, "tabindex": "0" if tabbed else "-1"})
+    SubElement(link, "text", {"class": "name", "font-size": "1", "x": f"{x:g}", "y": f"{y:g}"}).text = mark.label
     fill = "none" if mark.value is None else shade(mark.value, scale.low, scale.high)
     if wells <= TEXT_UP_TO:
         place = {"cx": f"{x:g}", "cy": f"{y:g}", "r": "17.5"}

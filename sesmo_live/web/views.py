@@ -16,6 +16,7 @@ from sesmo_live.overview import CellView, Counts, FieldCells, FieldView, PlateMa
 from sesmo_live.overview.plates import counts_of
 from sesmo_live.reasons import Reason, group_reasons
 from sesmo_live.results import find_plate
+from sesmo_live.records import WellScore
 from sesmo_live.rhythm import span
 from sesmo_live.web.colours import round_up
 from sesmo_live.web.platesvg import Scale, WellMark
@@ -165,6 +166,15 @@ def flag_text(flag: str, well: WellOnMap) -> str:
 def time_label(point: TimePoint) -> str:
     """Return a stop of the slider in words."""
     return f"time point {point.timepoint}" if point.hours is None else f"{point.hours:.1f} h"
+
+
+def stop_label(score: WellScore) -> str:
+    """Return a time point of a well in words."""
+    return (
+        f"time point {score.timepoint}"
+        if score.hours is None
+        else f"{score.hours:.1f} h (time point {score.timepoint})"
+    )
 
 
 def highest(wells: Iterable[WellOnMap], most: int = 5) -> list[WellOnMap]:

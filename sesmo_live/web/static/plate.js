@@ -14,7 +14,7 @@
   const say = (link) => {
     const readout = document.getElementById("readout");
     if (!readout) return;
-    readout.textContent = link ? link.getAttribute("aria-label") : readout.dataset.rest;
+    readout.textContent = link ? link.querySelector(".name").textContent : readout.dataset.rest;
   };
   const only = (link) => {
     for (const other of wells()) other.setAttribute("tabindex", other === link ? "0" : "-1");

@@ -100,6 +100,16 @@
     if (event.target.parentElement.className === "frame") event.target.after(element("p", "The image file is not there any more, or cannot be shown.", { class: "gone soft small" }));
   }, true);
 
+  // New time points join the choice; what was chosen stays chosen.
+  document.addEventListener("htmx:afterSettle", () => {
+    const select = document.getElementById("which");
+    const list = document.getElementById("points");
+    for (const point of select && list ? JSON.parse(list.dataset.points) : []) {
+      const known = [...select.options].some((option) => option.value === String(point.timepoint));
+      if (!known) select.append(new Option(point.label, point.timepoint));
+    }
+  });
+
   // Tables that are closed are not fetched.
   document.addEventListener("toggle", (event) => {
     if (event.target.id === "table-of-wells" && event.target.open) document.body.dispatchEvent(new CustomEvent("sesmo-table"));
