@@ -114,8 +114,7 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
 def test_every_view_can_be_read_by_everyone(base: str, opened: Opener, db: Path, scheme: str, width: int) -> None:
     write(db, lambda connection: open_incident(connection, "stalled", "P1", "P1 stalled; look at it", plate_id=1))
     page = opened(base + "/", color_scheme=scheme, viewport={"width": width, "height": 720})

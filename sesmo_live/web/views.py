@@ -15,8 +15,8 @@ from db import queries, shown
 from sesmo_live.overview import CellView, Counts, FieldCells, FieldView, PlateMap, TimePoint, WellOnMap, fields_of
 from sesmo_live.overview.plates import counts_of
 from sesmo_live.reasons import Reason, group_reasons
-from sesmo_live.results import find_plate
 from sesmo_live.records import WellScore
+from sesmo_live.results import find_plate
 from sesmo_live.rhythm import span
 from sesmo_live.web.colours import round_up
 from sesmo_live.web.platesvg import Scale, WellMark
