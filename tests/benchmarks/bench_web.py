@@ -22,7 +22,9 @@ START = datetime(2026, 7, 1, 12, tzinfo=UTC)
 TEXTURES = ("contrast", "grain", "sharpness", "detail", "body", "fine_skew", "middle_skew", "coarse_skew", "centre")
 
 
-def fill(db: Path, *, wells: int = 384, times: int = 87, fields: int = FIELDS, cells: int = CELLS, plates: int = 1) -> int:
+def fill(
+    db: Path, *, wells: int = 384, times: int = 87, fields: int = FIELDS, cells: int = CELLS, plates: int = 1
+) -> int:
     """Make a database of whole plates, imaged hourly, and return the number of its cells."""
     upgrade(db)
     with closing(sqlite3.connect(db)) as connection:
@@ -56,7 +58,9 @@ def one_plate(connection: sqlite3.Connection, plate: int, wells: int, times: int
     images, scores = "INSERT INTO image ({}) VALUES ({})", "INSERT INTO field_score VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"
     first = (plate - 1) * wells * times * fields
     rows = [row_of(plate, first + number, place) for number, place in enumerate(places(names, times, fields), 1)]
-    connection.executemany(images.format(", ".join(rows[0]), ", ".join("?" * len(rows[0]))), map(tuple, map(dict.values, rows)))
+    connection.executemany(
+        images.format(", ".join(rows[0]), ", ".join("?" * len(rows[0]))), map(tuple, map(dict.values, rows))
+    )
     connection.executemany(scores, (score_of(row, cells) for row in rows if row["state"] == "scored"))
     treatments = [
         (plate, well, 1 if place else None, "treatment" if place else "negative", 0.1 * place, "µM", 0.1 * place)
