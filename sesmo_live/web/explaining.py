@@ -1,7 +1,6 @@
 """Grad-CAM for the page: made by a child process, which may import TensorFlow, once for an image and a model."""
 
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from db import shown
 from db.sqlite import database_url, sqlite_path
 from models.passport import list_models, read_passport
 from sesmo_live import overview
+from sesmo_live.children import child, child_environment
 from sesmo_live.errors import ModelError, SesmoError, UnknownNameError
 from sesmo_live.web.pixels import field_pixels
 
@@ -20,7 +20,6 @@ LIMIT_S = 120.0
 """Seconds that an explanation may take."""
 MOST_WAITING = 3
 """Explanations asked for at a time; more are refused, so that nobody can fill the server with them."""
-_COMMAND = (sys.executable, "-c", "from sesmo_live.cli import main; main()", "explain")
 
 
 class BusyError(SesmoError):
@@ -73,7 +72,8 @@ class Explainer:
         with tempfile.TemporaryDirectory(dir=self._folder, prefix="making-") as out:
             try:
                 done = subprocess.run(
-                    [*_COMMAND, *words, "--out", out],
+                    child("sesmo_live.cli:main", "explain", *words, "--out", out),
+                    env=child_environment(),
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     timeout=self._limit_s,
