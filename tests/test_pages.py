@@ -9,7 +9,7 @@ from html import unescape
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 import pytest
@@ -287,6 +287,15 @@ def test_what_does_not_exist_is_said_in_a_sentence(base: str, path: str, status:
     ((_, _, said),) = page.find("id", "main")
     assert words in said
     assert page.find("href", "/")
+
+
+def test_an_address_that_no_page_has_is_answered_with_a_page(base: str) -> None:
+    answer = httpx.get(f"{base}/{HOSTILE}", headers={"accept": "text/html,*/*"})
+    page = Page(answer.text)
+    assert answer.status_code == 404
+    assert f"There is no page /{HOSTILE}" in unquote(page.find("id", "main")[0][2])
+    assert not page.find("onerror")
+    assert httpx.get(f"{base}/nothing").json()["detail"]
 
 
 def test_an_empty_database_says_what_to_do(tmp_path: Path) -> None:

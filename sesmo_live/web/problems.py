@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from db.engine import store_errors
 from sesmo_live.errors import ImageError, SesmoError, StoreError, UnknownNameError, UsageError
+from sesmo_live.web import pages
 from sesmo_live.web.explaining import BusyError
 from sesmo_live.web.shapes import Problem
 
@@ -70,6 +71,8 @@ def tell_problems(app: FastAPI) -> None:
         return answer(422, f"{where}: {first['msg']}; correct it")
 
     @app.exception_handler(HTTPException)
-    def _plain(_request: Request, error: HTTPException) -> JSONResponse:
+    def _plain(request: Request, error: HTTPException) -> Response:
+        if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+            return pages.error_page(error.status_code, f"There is no page {request.url.path}; begin with the plates.")
         headers = dict(error.headers) if error.headers else None
         return answer(error.status_code, str(error.detail), headers)

@@ -33,7 +33,7 @@
     dialog.showModal();
     input.focus();
   });
-  const TOKEN_HINT = "sesmo-live run and serve print it, and keep it in the file that docs/page.md names.";
+  const TOKEN_HINT = "It lies in the file beside the database whose name ends in .token, unless another was configured.";
 
   const send = async (address, method, body, again = false) => {
     let token = kept();
