@@ -216,9 +216,12 @@ def test_a_port_that_is_let_go_is_taken(tmp_path: Path) -> None:  # noqa: ARG001
     threading.Timer(0.7, other.close).start()
     with bind("127.0.0.1", port) as listening:
         assert listening.getsockname()[1] == port
-    with closing(socket.create_server(("127.0.0.1", 0))) as busy, pytest.raises(UsageError, match="give another"):
-        with bind("127.0.0.1", busy.getsockname()[1]):
-            pass
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as busy,
+        pytest.raises(UsageError, match="give another"),
+        bind("127.0.0.1", busy.getsockname()[1]),
+    ):
+        pass
 
 
 def test_the_web_process_never_imports_tensorflow(plate_db: Path) -> None:
@@ -229,11 +232,12 @@ from pathlib import Path
 from sesmo_live.web.server import Serving
 from tests.web import live
 with live(Path(sys.argv[1])) as server:
-    paths = ["plates", "plates/P%3Cb%3E1", "plates/P%3Cb%3E1/wells/A01", "images/1/cells", "images/1/field.png?rings=true",
-             "images/1/cells/0.png", "compounds", "models", "run", "incidents", "compounds/dmso"]
+    paths = ["plates", "plates/P%3Cb%3E1", "plates/P%3Cb%3E1/wells/A01", "images/1/cells",
+             "images/1/field.png?rings=true", "images/1/cells/0.png", "compounds", "models", "run", "incidents", "compounds/dmso"]
     found = {path: server.get("/api/v1/" + path).status for path in paths}
     found["/metrics"], found["/health"] = server.get("/metrics").status, server.get("/health").status
-heavy = [name for name in ("tensorflow", "keras", "torch", "jax", "sesmo_live.service", "matplotlib") if name in sys.modules]
+unwanted = ("tensorflow", "keras", "torch", "jax", "sesmo_live.service", "matplotlib")
+heavy = [name for name in unwanted if name in sys.modules]
 print(json.dumps([found, heavy]))
 """
     # tests.web itself wires a service to make its plate: what the server needs is looked at without it.

@@ -3,6 +3,7 @@
 import sqlite3
 import sys
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_rings_lie_round_the_cells_in_the_colour_of_their_scores(reading: Live, 
 
 def test_colours_of_scores_are_even_to_the_eye() -> None:
     lightness = [cv2.cvtColor(np.uint8([[pixels.colour_of(s / 10)]]), cv2.COLOR_BGR2LAB)[0, 0, 0] for s in range(11)]  # type: ignore[call-overload,operator]
-    assert all(later > sooner for sooner, later in zip(lightness, lightness[1:], strict=False))
+    assert all(later > sooner for sooner, later in pairwise(lightness))
 
 
 def test_a_cell_is_shown_as_its_model_got_it(reading: Live, scored_plate: Path) -> None:
