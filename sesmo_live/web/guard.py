@@ -56,7 +56,7 @@ class Guard:
     def _judge(self, method: str, headers: dict[str, list[str]]) -> tuple[int, str] | None:
         """Return status and sentence for what is refused."""
         hosts = headers.get("host", [])
-        if len(hosts) != 1 or not self._knows(hosts[0]):
+        if len(hosts) != 1 or not self.knows(hosts[0]):
             return 400, "this Host is not one of this server's names; add it to [web] names in the configuration"
         if method not in WRITES:
             return None
@@ -71,7 +71,8 @@ class Guard:
             return 401, "a change needs the token: send the header Authorization: Bearer TOKEN"
         return None
 
-    def _knows(self, host: str) -> bool:
+    def knows(self, host: str) -> bool:
+        """Say whether a Host header names this server."""
         name = _name_of(host)
         if name is None:
             return False

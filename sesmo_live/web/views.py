@@ -242,9 +242,15 @@ def age_text(seconds: float | None) -> str:
 
 
 def quality_text(quality: Mapping[str, Any]) -> str:
-    """Return what was measured of a field, in the few figures that a reader can judge."""
-    words = {"tile_sharpness": "sharpness", "structure": "covered by structure", "shading": "shading"}
-    return ", ".join(f"{name} {quality[key]:.2f}" for key, name in words.items() if quality.get(key) is not None)
+    """Return what was measured of a field, in the few figures that a reader can judge; see docs/refusal.md."""
+    sharp = quality.get("cell_sharpness", quality.get("tile_sharpness"))
+    covered = quality.get("structure")
+    found = [
+        None if sharp is None else f"sharpness {sharp:.2f}",
+        None if covered is None else f"{covered:.0%} covered",
+        "; ".join(f"unfit: {reason}" for reason in quality.get("unfit", ())),
+    ]
+    return ", ".join(filter(None, found))
 
 
 def imaged_wells(engine: Engine, plate: str, run: str | None) -> list[str]:

@@ -1,10 +1,13 @@
-"""How fast plate and well are shown from 10 million cells: python tests/benchmarks/bench_web.py [FOLDER]."""
+"""How fast plate and well are shown from 10 million cells, and a run of 130 000 images.
+
+Run `python -m tests.benchmarks.bench_web [--db FILE]`; the database is made when FILE is not there. Shown are the CPU
+time of an answer and the time of a whole request to a server on loopback, medians of 20, with nothing kept between them.
+"""
 
 import argparse
 import json
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from db.care import upgrade
+from db.engine import open_reader
+from sesmo_live import overview
+from sesmo_live.web import once
 from sesmo_live.wells import well_name
+from tests.web import live
 
 FIELDS, CELLS = 4, 75
 """Fields of a well, and cells of a field."""
@@ -23,7 +30,7 @@ TEXTURES = ("contrast", "grain", "sharpness", "detail", "body", "fine_skew", "mi
 
 
 def fill(
-    db: Path, *, wells: int = 384, times: int = 87, fields: int = FIELDS, cells: int = CELLS, plates: int = 1
+    db: Path, *, wells: int = 384, times: int = 88, fields: int = FIELDS, cells: int = CELLS, plates: int = 1
 ) -> int:
     """Make a database of whole plates, imaged hourly, and return the number of its cells."""
     upgrade(db)
@@ -52,7 +59,7 @@ def one_plate(connection: sqlite3.Connection, plate: int, wells: int, times: int
     name, run = f"BENCH{plate}", START.date().isoformat()
     values = (plate, name, name.casefold(), run, f"/acq/{name}", "sesmo", wells, "Phase", 0, "", "{}", "[0]", 3600.0)
     marks = ", ".join("?" * (len(values) + 2))
-    connection.execute(f"INSERT INTO plate VALUES ({marks})", (*values, text_of(START), text_of(START)))  # noqa: S608
+    connection.execute(f"INSERT INTO plate VALUES ({marks})", (*values, text_of(START), text_of(START)))
     columns = {384: 24, 96: 12, 24: 6, 1536: 48}[wells]
     names = [well_name(1 + number // columns, 1 + number % columns) for number in range(wells)]
     images, scores = "INSERT INTO image ({}) VALUES ({})", "INSERT INTO field_score VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"
@@ -68,7 +75,8 @@ def one_plate(connection: sqlite3.Connection, plate: int, wells: int, times: int
         for place in [int(well[-2:]) - 1]
     ]
     connection.executemany(
-        "INSERT INTO well_treatment (plate_id, well, compound_id, role, dose, dose_unit, dose_um) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO well_treatment (plate_id, well, compound_id, role, dose, dose_unit, dose_um) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
         treatments,
     )
 
@@ -109,3 +117,52 @@ def score_of(row: dict[str, Any], cells: int) -> tuple[Any, ...]:
 def text_of(moment: datetime) -> str:
     """Return a time as SQLAlchemy writes it to SQLite."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def middle(work: Callable[[], Any], times: int, clock: Callable[[], float]) -> float:
+    """Return the median time in ms."""
+    taken = []
+    for _ in range(times):
+        began = clock()
+        work()
+        taken.append(1000 * (clock() - began))
+    return statistics.median(taken)
+
+
+def measure(db: Path, times: int = 20) -> dict[str, tuple[float, float, float]]:
+    """Return, by what is shown, CPU ms in this process, and ms and kB of a request to a server that keeps nothing."""
+    engine = open_reader(db)
+    shown: dict[str, tuple[Callable[[], Any], str]] = {
+        "plate, live": (lambda: overview.plate_map(engine, "BENCH1"), "plates/BENCH1"),
+        "plate, replayed": (lambda: overview.plate_map(engine, "BENCH1", timepoint=40), "plates/BENCH1?timepoint=40"),
+        "well": (lambda: overview.well_view(engine, "BENCH1", "C05"), "plates/BENCH1/wells/C05"),
+        "cells of a field": (lambda: overview.field_cells(engine, 78), "images/78/cells"),
+        "run": (lambda: overview.run_status(engine, str(db)), "run"),
+        "plates": (lambda: overview.plates(engine), "plates"),
+    }
+    once.FRESH_S = -1.0  # nothing is kept: every request is answered anew
+    found = {}
+    with live(db) as server:
+        for name, (work, path) in shown.items():
+            work()
+            size = len(server.get(f"/api/v1/{path}").body) / 1000
+            request = middle(lambda path=path: server.get(f"/api/v1/{path}"), times, time.perf_counter)  # type: ignore[misc]
+            found[name] = (middle(work, times, time.process_time), request, size)
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--db", type=Path)
+    given = parser.parse_args().db
+    with tempfile.TemporaryDirectory() as folder:
+        db = given or Path(folder) / "bench.db"
+        if not db.is_file():
+            print(f"{fill(db):,} cells written")  # noqa: T201
+        for name, (cpu_ms, request_ms, size_kb) in measure(db).items():
+            print(f"{name:18s} {cpu_ms:7.1f} ms CPU   request {request_ms:7.1f} ms   {size_kb:8.1f} kB")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
