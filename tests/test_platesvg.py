@@ -62,7 +62,7 @@ def test_scores_rise_from_dark_to_bright_and_their_numbers_can_be_read_on_them()
 
 @pytest.mark.parametrize(
     ("value", "wanted"),
-    [(1, 1), (1.1, 2), (2.3, 2.5), (37, 50), (100, 100), (101, 200), (999, 1000), (0.03, 0.05), (0.6, 1)],
+    [(1, 1.2), (1.3, 2), (2.3, 4), (37, 40), (100, 120), (121, 200), (999, 1200), (0.03, 0.04), (0.6, 0.6)],
 )
 def test_scales_end_at_round_numbers(value: float, wanted: float) -> None:
     assert round_up(value) == pytest.approx(wanted)

@@ -45,11 +45,12 @@ def ink(colour: str) -> str:
     return "#000000" if (light + 0.05) / 0.05 >= 1.05 / (light + 0.05) else "#ffffff"
 
 
-STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+STEPS = (1.2, 2.0, 4.0, 6.0, 8.0, 12.0)
+"""Ends of scales whose quarters are round as well."""
 
 
 def round_up(value: float) -> float:
-    """Return the next round number (1, 2, 2.5 or 5 times a power of ten) at or above a positive `value`."""
+    """Return the next round number (1.2, 2, 4, 6 or 8 times a power of ten) at or above a positive `value`."""
     power = 10.0 ** len(str(int(value))) / 10 if value >= 1 else 1.0
     while value < power:
         power /= 10

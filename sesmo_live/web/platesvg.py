@@ -129,7 +129,7 @@ def _well(svg: Element, mark: WellMark, scale: Scale, at: tuple[float, float], w
 def _inner(place: Mapping[str, str]) -> dict[str, str]:
     """Return the ring inside a well's rim, on which the hatching of refused wells lies clear of its number."""
     if "r" in place:
-        return {**place, "r": "15.7"}
+        return {**place, "r": "16"}
     x, y = float(place["x"]) + 2, float(place["y"]) + 2
     return {**place, "x": f"{x:g}", "y": f"{y:g}", "width": "32", "height": "32"}
 
@@ -139,7 +139,7 @@ def _inscribe(link: Element, mark: WellMark, scale: Scale, x: float, y: float, f
     kind = "value" if fill else "value none"
     top = y - 4 if captions else y
     text = scale.write(mark.value)
-    size = (11 if captions else 13) * min(1, 4.4 / max(4, len(text)))
+    size = (11 if captions else 12) * min(1, 4.4 / max(4, len(text)))
     _text(link, text, kind, f"{size:g}", {"x": f"{x:g}", "y": f"{top:g}"}, fill)
     for number, line in enumerate(captions[:2]):
         short = line if len(line) <= 11 else line[:10] + "…"
