@@ -43,12 +43,15 @@
   const age = (seconds) => seconds < 120 ? `${Math.max(0, Math.round(seconds))} s`
     : seconds < 10800 ? `${Math.round(seconds / 60)} min` : seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h`
       : `${Math.round(seconds / 86400)} days`;
-  setInterval(() => {
+  const grow = () => {
     for (const place of document.querySelectorAll("time[data-age]")) {
       const words = `${age((Date.now() - Date.parse(place.dateTime)) / 1000)} ago`;
       if (place.textContent !== words) place.textContent = words;
     }
-  }, 1000);
+  };
+  setInterval(grow, 1000);
+  document.addEventListener("DOMContentLoaded", grow);
+  document.addEventListener("htmx:afterSwap", grow);
 
   // A part that came as it was is not swapped: pictures do not flicker. What was unfolded stays unfolded.
   // Nothing is swapped beneath a pressed finger or button, or the click would be lost.
