@@ -233,7 +233,8 @@ from sesmo_live.web.server import Serving
 from tests.web import live
 with live(Path(sys.argv[1])) as server:
     paths = ["plates", "plates/P%3Cb%3E1", "plates/P%3Cb%3E1/wells/A01", "images/1/cells",
-             "images/1/field.png?rings=true", "images/1/cells/0.png", "compounds", "models", "run", "incidents", "compounds/dmso"]
+             "images/1/field.png?rings=true", "images/1/cells/0.png", "compounds", "models",
+             "run", "incidents", "compounds/dmso"]
     found = {path: server.get("/api/v1/" + path).status for path in paths}
     found["/metrics"], found["/health"] = server.get("/metrics").status, server.get("/health").status
 unwanted = ("tensorflow", "keras", "torch", "jax", "sesmo_live.service", "matplotlib")
