@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
+from db.engine import open_reader
 from sesmo_live.web import app, events
 from tests.web import Live, live, plate_db, scored_plate
 
@@ -125,7 +126,6 @@ def test_twenty_viewers_hear_and_ask_and_the_database_is_asked_once(
     plate_db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    open_reader = app.open_reader
 
     def counted(url: str) -> object:
         engine = open_reader(url)

@@ -169,7 +169,7 @@ def test_a_server_without_a_token_takes_no_change() -> None:
     headers = [(b"host", b"localhost"), (b"authorization", b"Bearer None")]
     scope = {"type": "http", "method": "POST", "path": "/api/v1/retry", "headers": headers}
     with suppress(StopIteration):
-        guard(scope, none, send).send(None)  # type: ignore[arg-type]
+        guard(scope, none, send).send(None)
     assert said[0]["status"] == 401
     assert "no token" in json.loads(bytes(said[1]["body"]))["detail"]  # type: ignore[call-overload]
 
