@@ -144,13 +144,14 @@ def test_serve_serves_a_database_alone_until_it_is_told_to_end(plate_db: Path) -
         assert process.stderr
         line = process.stderr.readline()
         address = line.split()[2]
-        assert f"changes need the token in {plate_db}.token; Ctrl-C ends" in line
+        assert f"(changes need the token in {plate_db}.token); Ctrl-C ends" in line
         assert answers(f"{address}openapi.json") == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0
         assert process.stderr.read() == ""
     finally:
         process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(
