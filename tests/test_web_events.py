@@ -1,5 +1,6 @@
 """Viewers learn of a change within a second, whoever made it; many of them cost the database one question."""
 
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
+from db.engine import open_reader
 from sesmo_live.web import app, events
 from tests.web import Live, live, plate_db, scored_plate
 
@@ -40,6 +42,11 @@ class Viewer:
             self.comments += line.startswith(b":")
         self.ended.set()
         self._connection.close()
+
+    def leave(self) -> None:
+        """Close the connection, as a page does that is closed."""
+        if self._connection.sock:
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
 
     def wait_for(self, number: int, timeout_s: float = 10.0) -> float:
         """Return when the event of that number came."""
@@ -125,7 +132,6 @@ def test_twenty_viewers_hear_and_ask_and_the_database_is_asked_once(
     plate_db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    open_reader = app.open_reader
 
     def counted(url: str) -> object:
         engine = open_reader(url)
@@ -182,6 +188,29 @@ def test_a_database_that_is_replaced_is_noticed(plate_db: Path) -> None:
         number = settle(viewer)
         commit(plate_db, 2)
         viewer.wait_for(number + 1, 5)
+
+
+def test_viewers_have_a_limit_and_those_who_leave_make_room(plate_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_VIEWERS", 2)
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.1)  # by which a viewer's leaving is noticed
+    with live(plate_db) as server:
+        first, _second = Viewer(server), Viewer(server)
+        settle(first)
+        answer = server.get("/api/v1/events")
+        assert (answer.status, "close a page" in answer.detail) == (503, True)
+        first.leave()
+        until = time.monotonic() + 5
+        while (answer := probe(server)) == 503:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert answer == 200
+
+
+def probe(server: Live) -> int:
+    """Return the status with which another viewer is met."""
+    with closing(server.connection()) as connection:
+        connection.request("GET", "/api/v1/events")
+        return connection.getresponse().status
 
 
 def test_the_stream_is_no_part_of_the_schema(server: Live) -> None:

@@ -66,7 +66,8 @@ def test_rings_lie_round_the_cells_in_the_colour_of_their_scores(reading: Live, 
 
 
 def test_colours_of_scores_are_even_to_the_eye() -> None:
-    lightness = [cv2.cvtColor(np.uint8([[pixels.colour_of(s / 10)]]), cv2.COLOR_BGR2LAB)[0, 0, 0] for s in range(11)]  # type: ignore[call-overload,operator]
+    colours = np.array([[pixels.colour_of(score / 10) for score in range(11)]], np.uint8)
+    lightness = cv2.cvtColor(colours, cv2.COLOR_BGR2LAB)[0, :, 0].tolist()
     assert all(later > sooner for sooner, later in pairwise(lightness))
 
 

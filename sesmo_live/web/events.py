@@ -11,18 +11,19 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from sqlalchemy import Engine
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from db import shown
 from db.sqlite import database_url, sqlite_path
 
 POLL_S = 0.1
 """Seconds between two looks whether the database changed."""
-GAP_S = 0.5
+GAP_S = 0.7
 """Seconds at least between two events: the daemon commits more often than anybody can look."""
 HEARTBEAT_S = 15.0
 """Seconds after which a viewer is told that the server is there, though nothing changed."""
 MOST_VIEWERS = 200
+"""Streams that are open at a time; each is a connection, and more would be no people."""
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/api/v1", include_in_schema=False)
@@ -35,6 +36,7 @@ class Changes:
         self.version = 0
         """Another number after every change that was seen."""
         self.running = False
+        self.viewers = 0
         self._engine = engine
         self._file = sqlite_path(database_url(url))
         self._ended = threading.Event()
@@ -116,6 +118,14 @@ class Changes:
 
     async def stream(self) -> AsyncIterator[str]:
         """Yield server-sent events: one at once, one for each change, and signs of life."""
+        self.viewers += 1
+        try:
+            async for words in self._words():
+                yield words
+        finally:
+            self.viewers -= 1
+
+    async def _words(self) -> AsyncIterator[str]:
         seen = self.version
         yield f"retry: 2000\nevent: change\ndata: {seen}\n\n"
         told = time.monotonic()
@@ -138,7 +148,9 @@ def _close(connection: Any) -> None:
 
 
 @router.get("/events")
-async def events(request: Request) -> StreamingResponse:
+async def events(request: Request) -> Response:
     """Tell of every change, as server-sent events."""
     changes: Changes = request.app.state.changes
+    if changes.viewers >= MOST_VIEWERS:
+        return JSONResponse({"detail": f"{MOST_VIEWERS} viewers watch already; close a page"}, 503)
     return StreamingResponse(changes.stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})

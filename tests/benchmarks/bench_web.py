@@ -1,7 +1,7 @@
 """How fast plate and well are shown from 10 million cells, and a run of 130 000 images.
 
 Run `python -m tests.benchmarks.bench_web [--db FILE]`; the database is made when FILE is not there. Shown are the CPU
-time of an answer and the time of a whole request to a server on loopback, medians of 20, with nothing kept between them.
+time of an answer and the time of a whole request to a server on loopback, medians of 20, nothing kept between.
 """
 
 import argparse
