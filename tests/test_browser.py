@@ -113,13 +113,14 @@ VIEWS = {
     "well": "/plates/P1/wells/A03",
     "compound": "/compounds/doxorubicin",
     "run": "/run",
+    "missing": "/plates/none",
 }
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
 def test_every_view_can_be_read_by_everyone(base: str, opened: Opener, db: Path, scheme: str, width: int) -> None:
     write(db, lambda connection: open_incident(connection, "stalled", "P1", "P1 stalled; look at it", plate_id=1))
-    page = opened(base + "/", color_scheme=scheme, viewport={"width": width, "height": 720})
+    page = opened(base + "/", expecting="status of 404", color_scheme=scheme, viewport={"width": width, "height": 720})
     for name, path in VIEWS.items():
         page.goto(base + path)
         page.wait_for_selector("#live[data-state=on]")
@@ -169,13 +170,13 @@ def test_a_score_and_a_stall_show_by_themselves(base: str, opened: Opener, db: P
     page = opened(base + "/plates/P1")
     page.wait_for_selector("#live[data-state=on]")
     took = []
-    began = time.monotonic()
     write(db, lambda connection: add_images(connection, 1, "P1", ("D06",), 2))
+    began = time.monotonic()
     page.wait_for_selector("#well-D06")
     took.append(time.monotonic() - began)
-    began = time.monotonic()
     stall = "plate P1: no new image for 3 h; look at the microscope"
     write(db, lambda connection: open_incident(connection, "stalled", "P1", stall, plate_id=1))
+    began = time.monotonic()
     alert = page.get_by_role("alert")
     alert.wait_for()
     took.append(time.monotonic() - began)

@@ -135,6 +135,13 @@ def plate_part(
     return _render("_live.html", **_plate(_engine(request), answer, show, model))
 
 
+@router.get("/plates/{name:path}/parts/unscored")
+def unscored_part(request: Request, name: str, run: Text = None) -> HTMLResponse:
+    """Return why images of a plate have no score."""
+    reasons, images = views.unscored(_engine(request), name, run)
+    return _render("_unscored.html", plate=name, run=run, reasons=reasons, unscored=images)
+
+
 @router.get("/plates/{name:path}/parts/table")
 def table_part(
     request: Request, name: str, run: Text = None, model: Text = None, timepoint: Number = None

@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, RowMapping
 
 from db import queries, shown
-from sesmo_live.overview import CellView, Counts, FieldCells, FieldView, PlateMap, TimePoint, WellOnMap, fields_of
+from sesmo_live.overview import CellView, Counts, FieldCells, PlateMap, TimePoint, WellOnMap
 from sesmo_live.overview.plates import counts_of
-from sesmo_live.reasons import Reason, group_reasons
+from sesmo_live.reasons import Reason, group_reasons, without_paths
 from sesmo_live.records import WellScore
 from sesmo_live.results import find_plate
 from sesmo_live.rhythm import span
@@ -193,17 +193,29 @@ def control_ranges(wells: Iterable[WellOnMap]) -> list[tuple[str, float, float, 
 
 
 MOST_LISTED = 100
-"""Images without a score that the page lists one by one; their reasons are counted over the first thousand."""
+"""Images without a score that the page lists one by one, the newest first."""
+
+MOST_GROUPED = 500
+"""Images, the newest, whose reasons are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """One image that was refused or failed, and why; `file` is its name alone."""
+
+    well: str
+    timepoint: int | None
+    state: str
+    reason: str
+    file: str
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What became of the images of a run of a plate, when the last one was taken, and why some have no score."""
+    """What became of the images of a run of a plate, and when the last one was taken."""
 
     images: Counts
     last_at: datetime | None
-    reasons: list[Reason]
-    unscored: list[FieldView]
 
 
 def standing(engine: Engine, plate: str, run: str | None) -> Standing:
@@ -211,15 +223,22 @@ def standing(engine: Engine, plate: str, run: str | None) -> Standing:
     with engine.connect() as connection:
         found, _ = find_plate(connection, plate, run)
         counts = shown.state_counts(connection, found.plate_id).get(found.plate_id, {})
-        last = shown.imaged_span(connection, found.plate_id)[1]
-    unscored = [
-        field
-        for state in ("refused", "failed")
-        if counts.get(state)
-        for field in fields_of(engine, plate, state=state, run=found.run)
-    ]
-    reasons = group_reasons((field.file, f"{field.state}: {field.reason}") for field in unscored)
-    return Standing(counts_of(counts), last, reasons, unscored[:MOST_LISTED])
+        return Standing(counts_of(counts), shown.imaged_span(connection, found.plate_id)[1])
+
+
+def unscored(engine: Engine, plate: str, run: str | None) -> tuple[list[Reason], list[Unscored]]:
+    """Return why images of a run of a plate were refused or failed, the commonest first, and the newest of them."""
+    with engine.connect() as connection:
+        found, _ = find_plate(connection, plate, run)
+        rows = shown.unfit_images(connection, found.plate_id, None, None, ())
+    images = [_unscored(row) for row in reversed(rows[-MOST_GROUPED:])]
+    reasons = group_reasons((item.file, f"{item.state}: {item.reason}") for item in images)
+    return reasons, images[:MOST_LISTED]
+
+
+def _unscored(row: RowMapping) -> Unscored:
+    reason = without_paths(row["reason"], row["path"])
+    return Unscored(row["well"], row["timepoint"], row["state"], reason, file_name(row["path"]))
 
 
 def file_name(path: str) -> str:
