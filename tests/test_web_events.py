@@ -200,10 +200,10 @@ def test_viewers_have_a_limit_and_those_who_leave_make_room(plate_db: Path, monk
         assert (answer.status, "close a page" in answer.detail) == (503, True)
         first.leave()
         until = time.monotonic() + 5
-        while (answer := probe(server)) == 503:
+        while (status := probe(server)) == 503:
             assert time.monotonic() < until
             time.sleep(0.1)
-        assert answer == 200
+        assert status == 200
 
 
 def probe(server: Live) -> int:

@@ -8,7 +8,9 @@ import argparse
 import json
 import sqlite3
 import statistics
+import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,12 +18,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from db.care import upgrade
 from db.engine import open_reader
-from sesmo_live import overview
+from sesmo_live import overview, service, serving
+from sesmo_live.children import child, child_environment
+from sesmo_live.config import settings_from
 from sesmo_live.web import once
 from sesmo_live.wells import well_name
-from tests.web import live
+from tests.conftest import settings, write_image
+from tests.stub import lazy_stub, write_stub_model
+from tests.web import Live, live
 
 FIELDS, CELLS = 4, 75
 """Fields of a well, and cells of a field."""
@@ -151,17 +159,86 @@ def measure(db: Path, times: int = 20) -> dict[str, tuple[float, float, float]]:
     return found
 
 
+def score_images(folder: Path, db: Path, number: int) -> float:
+    """Score so many new images into the database with a scorer without a network; return the seconds that it took."""
+    images = folder / f"in{time.monotonic_ns()}"
+    for place in range(number):
+        write_image(images / f"{well_name(1 + place // 12 % 8, 1 + place % 12)}_f{place // 96}_t1_cPhase_z0.tif", place)
+    run = settings(images, db, write_stub_model(folder / "stub"), plate=images.name, layout="sesmo")
+    run = run.model_copy(update={"scoring": run.scoring.model_copy(update={"refuse": False})})
+    service.lazy_scorer = lazy_stub
+    began = time.perf_counter()
+    assert service.score_folder(run).progress.scored == number
+    return time.perf_counter() - began
+
+
+def watch_plate(address: str, ended: threading.Event, answered: list[float]) -> None:
+    """Be a viewer: ask for the plate at every event, as the page does."""
+    server = Live(address)
+    with closing(server.connection()) as connection:
+        connection.request("GET", "/api/v1/events")
+        stream = connection.getresponse()
+        while not ended.is_set() and (line := stream.readline()):
+            if line.startswith(b"event: change"):
+                began = time.perf_counter()
+                assert server.get("/api/v1/plates/BENCH1").status == 200
+                answered.append(time.perf_counter() - began)
+
+
+def with_viewers(db: Path, viewers: int, images: int, rounds: int) -> list[tuple[float, float, float]]:
+    """Return, for each round, seconds of scoring alone, beside viewers, and the CPU seconds that the server took."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        web = settings_from({"database": {"url": str(db)}, "web": {"port": 0}}, "bench")
+        process = subprocess.Popen(
+            child("sesmo_live.web.__main__:main"),
+            stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=child_environment(), text=True,
+        )  # fmt: skip
+        assert process.stdin
+        assert process.stderr
+        process.stdin.write(json.dumps(serving.told(web, "", open_page=False)) + "\n")
+        process.stdin.flush()
+        address = process.stderr.readline().split()[2]
+        score_images(Path(folder), db, 50)  # all modules are loaded
+        for _ in range(rounds):
+            alone = score_images(Path(folder), db, images)
+            ended, answered = threading.Event(), list[float]()
+            watchers = [
+                threading.Thread(target=watch_plate, args=(address, ended, answered), daemon=True)
+                for _ in range(viewers)
+            ]
+            for watcher in watchers:
+                watcher.start()
+            time.sleep(2)
+            before = psutil.Process(process.pid).cpu_times()
+            beside = score_images(Path(folder), db, images)
+            after = psutil.Process(process.pid).cpu_times()
+            ended.set()
+            found.append((alone, beside, after.user + after.system - before.user - before.system))
+        process.stdin.close()
+        process.wait(10)
+    return found
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--db", type=Path)
-    given = parser.parse_args().db
+    parser.add_argument("--viewers", type=int, default=0, help="also score images beside so many viewers")
+    arguments = parser.parse_args()
+    given = arguments.db
     with tempfile.TemporaryDirectory() as folder:
         db = given or Path(folder) / "bench.db"
         if not db.is_file():
             print(f"{fill(db):,} cells written")  # noqa: T201
         for name, (cpu_ms, request_ms, size_kb) in measure(db).items():
             print(f"{name:18s} {cpu_ms:7.1f} ms CPU   request {request_ms:7.1f} ms   {size_kb:8.1f} kB")  # noqa: T201
+        if arguments.viewers:
+            for alone, beside, cpu in with_viewers(db, arguments.viewers, 800, 3):
+                print(  # noqa: T201
+                    f"scoring 800 images: {alone:.1f} s alone, {beside:.1f} s beside {arguments.viewers} viewers "
+                    f"({beside / alone - 1:+.0%}); the server took {cpu:.2f} s of CPU, {cpu / beside:.1%} of one core"
+                )
 
 
 if __name__ == "__main__":
