@@ -17,7 +17,7 @@ from sesmo_live import service
 from sesmo_live.results import plate_table
 from tests.cli import write_wells
 from tests.conftest import settings
-from tests.screens import PASSPORT, TOKEN, WARNING, add_images, add_plate, server
+from tests.screens import PASSPORT, TOKEN, WARNING, add_image, add_images, add_plate, server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -317,3 +317,20 @@ def test_what_the_model_sees_is_shown_on_a_click(base: str, db: Path, opened: Op
     page.keyboard.press("Escape")
     picture.wait_for(state="detached")
     assert page.evaluate("document.activeElement.textContent") == "What the model sees"
+
+
+def test_why_images_were_refused_is_unfolded_and_stays_so(base: str, db: Path, opened: Opener) -> None:
+    blurred = {"state": "refused", "reason": "out of focus: grain 1.06, in training 0.50"}
+    write(db, lambda connection: add_image(connection, 1, "P1", "A02", 3, 2, **blurred))
+    page = opened(base + "/plates/P1")
+    page.wait_for_selector("#live[data-state=on]")
+    page.get_by_text("Why 1 is not scored").click()
+    listed = page.locator("#unscored-list")
+    listed.wait_for()
+    assert "out of focus: grain 1.06" in (listed.text_content() or "")
+    assert page.locator("#well-A02 .over").count() == 1
+    write(db, lambda connection: add_image(connection, 1, "P1", "A03", 3, 2, **blurred))
+    page.get_by_text("Why 2 are not scored").wait_for()
+    page.locator("#unscored-list li").nth(1).wait_for()
+    page.get_by_text("All wells as a table").click()
+    page.locator("tr[data-well=A03] >> text=out of focus").wait_for()
