@@ -214,13 +214,14 @@ def has_images(connection: Connection, plate_id: int, well: str) -> bool:
 
 def time_points(connection: Connection, plate_id: int) -> list[tuple[int, datetime | None]]:
     """Return the time points of which an image of a plate is scored, and when the first image of each was taken."""
-    statement = (
-        select(Image.timepoint, func.min(Image.acquired_at))
-        .where(Image.plate_id == plate_id, Image.state == "scored", Image.timepoint.is_not(None))
-        .group_by(Image.timepoint)
-        .order_by(Image.timepoint)
-    )
-    return [(row[0], row[1]) for row in connection.execute(statement) if row[0] is not None]
+    # From each time point to the next one by the index: a plate has few of them, and many images.
+    scored = (Image.plate_id == plate_id, Image.state == literal_column("'scored'"))
+    stop = select(func.min(Image.timepoint).label("at")).where(*scored).cte("stop", recursive=True)
+    following = select(func.min(Image.timepoint)).where(*scored, Image.timepoint > stop.c.at).scalar_subquery()
+    stops = stop.union_all(select(following).where(stop.c.at.is_not(None)))
+    first = select(func.min(Image.acquired_at)).where(*scored, Image.timepoint == stops.c.at).scalar_subquery()
+    rows = connection.execute(select(stops.c.at, first).where(stops.c.at.is_not(None)))
+    return [(row[0], row[1]) for row in rows]
 
 
 def last_timepoints(connection: Connection, plate_id: int, number: int) -> list[int]:

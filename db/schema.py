@@ -151,6 +151,12 @@ class Image(Base):
             postgresql_where=text("state = 'scored'"),
         ),
         Index(
+            "ix_image_stops",
+            *("plate_id", "timepoint", "acquired_at"),
+            sqlite_where=text("state = 'scored'"),
+            postgresql_where=text("state = 'scored'"),
+        ),
+        Index(
             "ix_image_apart",
             *("plate_id", "state", "timepoint", "well"),
             sqlite_where=text("reason > ''"),

@@ -164,7 +164,7 @@ def score_images(folder: Path, db: Path, number: int) -> float:
     images = folder / f"in{time.monotonic_ns()}"
     for place in range(number):
         write_image(images / f"{well_name(1 + place // 12 % 8, 1 + place % 12)}_f{place // 96}_t1_cPhase_z0.tif", place)
-    run = settings(images, db, write_stub_model(folder / "stub"), plate=images.name, layout="sesmo")
+    run = settings(images, db, write_stub_model(folder / f"model-{images.name}"), plate=images.name, layout="sesmo")
     run = run.model_copy(update={"scoring": run.scoring.model_copy(update={"refuse": False})})
     service.lazy_scorer = lazy_stub
     began = time.perf_counter()

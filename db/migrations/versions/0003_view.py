@@ -21,6 +21,7 @@ def upgrade() -> None:
     op.drop_index("ix_image_place", table_name="image")
     op.create_index("ix_image_place", "image", ["plate_id", "well", "state", "timepoint"])
     partial("ix_image_first", ["plate_id", "acquired_at"], "state = 'scored'")
+    partial("ix_image_stops", ["plate_id", "timepoint", "acquired_at"], "state = 'scored'")
     partial("ix_image_apart", ["plate_id", "state", "timepoint", "well"], "reason > ''")
     partial("ix_image_excluded", ["plate_id", "excluded"], "excluded > ''")
     op.create_index("ix_image_plate", "image", ["plate_id", "id"])
