@@ -320,7 +320,7 @@ def test_what_the_model_sees_is_shown_on_a_click(base: str, db: Path, opened: Op
 
 
 def test_why_images_were_refused_is_unfolded_and_stays_so(base: str, db: Path, opened: Opener) -> None:
-    blurred = {"state": "refused", "reason": "out of focus: grain 1.06, in training 0.50"}
+    blurred: dict[str, Any] = {"state": "refused", "reason": "out of focus: grain 1.06, in training 0.50"}
     write(db, lambda connection: add_image(connection, 1, "P1", "A02", 3, 2, **blurred))
     page = opened(base + "/plates/P1")
     page.wait_for_selector("#live[data-state=on]")
