@@ -16,14 +16,14 @@ def not_counted(connection: Connection, plate: PlateRow) -> tuple[str, ...]:
     """Return which images of a plate are missing from its wells, and which are in them although they are unfit."""
     refused, failed, flagged, excluded = queries.images_apart(connection, plate.plate_id)
     told = (
-        (refused, "not fit to be scored and in no well", "--state refused"),
-        (failed, "failed and in no well", "--state failed"),
-        (flagged, "scored and counted although a model finds them unfit", "--state scored"),
+        (refused, "not fit to be scored and in no well", " --state refused --summary"),
+        (failed, "failed and in no well", " --state failed --summary"),
+        (flagged, "scored and counted although a model finds them unfit", " --state scored --summary"),
         (excluded, "taken out of their wells by a person", ""),
     )
     return tuple(
         f"plate {plate.name}: {number} of its images {'are' if number > 1 else 'is'} {what}; see why with: "
-        f"sesmo-live images {plate.name} {which} --summary"
+        f"sesmo-live images {plate.name}{which}"
         for number, what, which in told
         if number
     )

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 from sesmo_live.errors import SesmoError
 from sesmo_live.web.server import Serving, serve
@@ -23,7 +24,8 @@ def main() -> None:
     stop = threading.Event()
     threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
     if hasattr(os, "nice"):
-        os.nice(NICE)
+        with suppress(OSError):  # a sandbox may forbid it
+            os.nice(NICE)
     try:
         serve(serving, stop, _say)
     except SesmoError as error:

@@ -88,10 +88,10 @@ class Explainer:
 
     def _folder_of(self, model: str) -> Path:
         """Return the folder of the model of that id, among those of the configuration, the user and this program."""
-        for folder in self._models:
-            if folder.is_dir() and read_passport(folder).model_id == model:
-                return folder
         try:
+            for folder in self._models:
+                if folder.is_dir() and read_passport(folder).model_id == model:
+                    return folder
             return next(folder for folder, passport in list_models() if passport.model_id == model)
         except (StopIteration, ModelError) as error:
             text = f"model {model} is not on this computer, so it cannot explain; copy its folder to the user's models"
