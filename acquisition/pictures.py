@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition.completeness import MAX_BYTES
-from acquisition.tiff import read_pixels
+from acquisition.tiff import read_pages, read_pixels
 from sesmo_live.errors import ImageError, IncompleteImageError, UsageError
 from sesmo_live.records import Pixels
 
@@ -63,6 +63,14 @@ def read_picture(path: Path) -> Pixels:
     if grey.dtype == np.uint16:
         return np.ascontiguousarray(grey, np.uint16)
     return np.ascontiguousarray(grey, np.uint8)
+
+
+def own_pixel_um(path: Path, page: int = 0) -> float | None:
+    """Return the µm per pixel that a TIFF tells of one of its pages, None where nothing is told."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    pages = read_pages(path)
+    return pages[page].pixel_um if page < len(pages) else None
 
 
 def _decode(data: bytes) -> NDArray[np.generic]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from db.engine import utc_now
 from db.schema import Image, Incident
-from sesmo_live.errors import UsageError
+from sesmo_live.errors import UnknownNameError
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +109,20 @@ def incidents(connection: Connection, since: datetime | None = None, limit: int 
     return [IncidentRow(*row) for row in connection.execute(statement)]
 
 
+def incident(connection: Connection, incident_id: int) -> IncidentRow:
+    """Return one incident; raise UnknownNameError when there is none of that number."""
+    row = connection.execute(select(*_ROW).where(Incident.id == incident_id)).first()
+    if row is None:
+        raise UnknownNameError(f"there is no incident {incident_id}; list them to see their numbers")
+    return IncidentRow(*row)
+
+
 def acknowledge(connection: Connection, incident_id: int) -> None:
-    """Note that somebody has seen an incident, the first time; raise UsageError when there is no such incident."""
+    """Note that somebody has seen an incident, the first time; raise UnknownNameError when there is none."""
     when = func.coalesce(Incident.acknowledged_at, utc_now())
     statement = update(Incident).where(Incident.id == incident_id).values(acknowledged_at=when)
     if connection.execute(statement).rowcount == 0:
-        raise UsageError(f"there is no incident {incident_id}; list them to see their numbers")
+        raise UnknownNameError(f"there is no incident {incident_id}; list them to see their numbers")
 
 
 def arrivals(connection: Connection, since: datetime) -> list[ArrivalRow]:

@@ -6,7 +6,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, and_, column, func, or_, select, table
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    RowMapping,
+    and_,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+    table,
+)
 
 from db.schema import STATES, Compound, CompoundAlias, FieldScore, Image, Model, Plate, UtcDateTime, WellTreatment
 
@@ -50,56 +62,103 @@ class TreatmentRow:
 
 def plate_runs(connection: Connection, name: str | None = None) -> list[PlateRow]:
     """Return the runs of the plates of that name (in any case) or of all plates, the earliest imaged first."""
-    first = (
-        select(Image.plate_id, func.min(Image.acquired_at).label("at"), func.min(Image.timepoint).label("timepoint"))
-        .where(Image.state == "scored")
-        .group_by(Image.plate_id)
-        .subquery()
-    )
+    scored = (Image.plate_id == Plate.id, Image.state == literal_column("'scored'"))
+    first_at = select(func.min(Image.acquired_at)).where(*scored).scalar_subquery()
+    timepoint = select(func.min(Image.timepoint)).where(*scored).scalar_subquery()
     statement = select(
         Plate.id, Plate.name, Plate.run, Plate.wells, Plate.frame_interval_s, Plate.treated_at, Plate.choice,
-        func.coalesce(first.c.at, None, type_=UtcDateTime()), first.c.timepoint,
-    ).outerjoin(first, first.c.plate_id == Plate.id)  # fmt: skip
+        func.coalesce(first_at, None, type_=UtcDateTime()).label("first_at"), timepoint,
+    )  # fmt: skip
     if name is not None:
         statement = statement.where(Plate.key == name.casefold())
-    return [PlateRow(*row) for row in connection.execute(statement.order_by(first.c.at, Plate.id))]
+    return [PlateRow(*row) for row in connection.execute(statement.order_by("first_at", Plate.id))]
 
 
-def images_apart(connection: Connection, plate_id: int) -> tuple[int, int, int]:
-    """Return how many images of a plate are refused, failed, and scored although something speaks against it."""
-    states = (Image.state == "refused", Image.state == "failed", and_(Image.state == "scored", Image.reason != ""))
-    counts = [func.count().filter(state) for state in states]
-    row = connection.execute(select(*counts).where(Image.plate_id == plate_id)).one()
-    return row[0], row[1], row[2]
+def images_apart(connection: Connection, plate_id: int) -> tuple[int, int, int, int]:
+    """Return how many images of a plate are refused, failed, scored though unfit, and taken out by a person."""
+    reason, excluded = Image.reason > literal_column("''"), Image.excluded > literal_column("''")  # as the indexes say
+    wanted = (
+        (Image.state == "refused", reason),
+        (Image.state == "failed", reason),
+        (Image.state == "scored", reason),
+        (excluded, Image.state != "superseded"),
+    )
+    parts = [select(func.count()).where(Image.plate_id == plate_id, *where).scalar_subquery() for where in wanted]
+    row = connection.execute(select(*parts)).one()
+    return row[0], row[1], row[2], row[3]
 
 
 def plate_models(connection: Connection, plate_id: int) -> list[tuple[int, str, str]]:
-    """Return (key, model id, demonstration warning) of the models that scored a plate, the latest last."""
-    statement = (
-        select(Model.id, Model.model_id, Model.demonstration)
-        .join(FieldScore, FieldScore.model_id == Model.id)
-        .join(Image, Image.id == FieldScore.image_id)
-        .where(Image.plate_id == plate_id, Image.state == "scored")
-        .group_by(Model.id)
-        .order_by(func.max(FieldScore.scored_at), Model.id)
+    """Return (key, model id, demonstration warning) of the models that scored a plate, the latest last.
+
+    The latest is the one whose score of the newest image that it scored was made last.
+    """
+    low, high = (
+        select(end(Image.id)).where(Image.plate_id == plate_id).scalar_subquery() for end in (func.min, func.max)
     )
-    return [(row[0], row[1], row[2]) for row in connection.execute(statement)]
+    scored = (FieldScore.model_id == Model.id, FieldScore.image_id.between(low, high))
+    newest = (
+        select(FieldScore.scored_at)
+        .join(Image, Image.id == FieldScore.image_id)
+        .where(*scored, Image.plate_id == plate_id, Image.state == "scored")
+        .order_by(FieldScore.image_id.desc())
+        .limit(1)
+        .correlate(Model)
+        .scalar_subquery()
+    )
+    found = select(Model.id, Model.model_id, Model.demonstration, newest.label("at")).subquery()
+    statement = select(found.c.id, found.c.model_id, found.c.demonstration).where(found.c.at.is_not(None))
+    return [(row[0], row[1], row[2]) for row in connection.execute(statement.order_by(found.c.at, found.c.id))]
 
 
 def well_scores(
-    connection: Connection, plate_id: int, model_key: int, wells: Sequence[str] | None = None
+    connection: Connection,
+    plate_id: int,
+    model_key: int,
+    wells: Sequence[str] | None = None,
+    timepoint: int | None = None,
 ) -> list[RowMapping]:
-    """Return the sums of every well and time point of a plate under one model, in order."""
+    """Return the sums of every well and time point (or of those asked for) of a plate under one model, in order."""
     statement = select(WELL_SCORE).where(WELL_SCORE.c.plate_id == plate_id, WELL_SCORE.c.model_id == model_key)
     if wells is not None:
         statement = statement.where(WELL_SCORE.c.well.in_(wells))
+    if timepoint is not None:
+        statement = statement.where(WELL_SCORE.c.timepoint == timepoint)
     statement = statement.order_by(WELL_SCORE.c.well, WELL_SCORE.c.timepoint)
     return list(connection.execute(statement).mappings())
 
 
-def treatments(connection: Connection, plate_id: int) -> list[TreatmentRow]:
-    """Return what is in the wells of a plate."""
-    return _treatments(connection, WellTreatment.plate_id == plate_id)
+def treatments(connection: Connection, plate_id: int, wells: Sequence[str] | None = None) -> list[TreatmentRow]:
+    """Return what is in the wells of a plate, all unless some are named."""
+    here = WellTreatment.plate_id == plate_id
+    return _treatments(connection, here if wells is None else and_(here, WellTreatment.well.in_(wells)))
+
+
+def control_wells(connection: Connection, plate_id: int) -> list[str]:
+    """Return the negative control wells of a plate."""
+    where = (WellTreatment.plate_id == plate_id, WellTreatment.role == "negative")
+    statement = select(WellTreatment.well).where(*where).distinct().order_by(WellTreatment.well)
+    return list(connection.execute(statement).scalars())
+
+
+def mean_course(
+    connection: Connection, plate_id: int, model_key: int, wells: Sequence[str]
+) -> list[tuple[int, int, float, float]]:
+    """Return (time point, wells, Σ of their mean scores, Σ of the squares of these) over some wells of a plate."""
+    mean = WELL_SCORE.c.score_sum / WELL_SCORE.c.n_cells
+    statement = (
+        select(WELL_SCORE.c.timepoint, func.count(), func.sum(mean), func.sum(mean * mean))
+        .where(WELL_SCORE.c.plate_id == plate_id, WELL_SCORE.c.model_id == model_key)
+        .where(WELL_SCORE.c.well.in_(wells), WELL_SCORE.c.n_cells > 0)
+        .group_by(WELL_SCORE.c.timepoint)
+        .order_by(WELL_SCORE.c.timepoint)
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in connection.execute(statement)]
+
+
+def demonstration_of(connection: Connection, model_key: int) -> str:
+    """Return a model's warning that it is for demonstration alone, "" for one fit for use."""
+    return connection.execute(select(Model.demonstration).where(Model.id == model_key)).scalar_one()
 
 
 def treatments_of(connection: Connection, compound_ids: Sequence[int]) -> list[TreatmentRow]:
@@ -141,8 +200,41 @@ def compound_names(connection: Connection) -> list[str]:
 
 def imaged_wells(connection: Connection, plate_id: int) -> list[str]:
     """Return the wells of a plate that any image was seen of, whatever became of it."""
-    statement = select(Image.well).where(Image.plate_id == plate_id, Image.well.is_not(None)).distinct()
-    return [well for well in connection.execute(statement.order_by(Image.well)).scalars() if well]
+    first = select(func.min(Image.well).label("well")).where(Image.plate_id == plate_id).cte("seen", recursive=True)
+    following = select(func.min(Image.well)).where(Image.plate_id == plate_id, Image.well > first.c.well)
+    wells = first.union_all(select(following.scalar_subquery()).where(first.c.well.is_not(None)))
+    return [well for well in connection.execute(select(wells.c.well)).scalars() if well]
+
+
+def has_images(connection: Connection, plate_id: int, well: str) -> bool:
+    """Say whether any image of a well was seen."""
+    statement = select(Image.id).where(Image.plate_id == plate_id, Image.well == well).limit(1)
+    return connection.execute(statement).first() is not None
+
+
+def time_points(connection: Connection, plate_id: int) -> list[tuple[int, datetime | None]]:
+    """Return the time points of which an image of a plate is scored, and when the first image of each was taken."""
+    # From each time point to the next one by the index: a plate has few of them, and many images.
+    scored = (Image.plate_id == plate_id, Image.state == literal_column("'scored'"))
+    stop = select(func.min(Image.timepoint).label("at")).where(*scored).cte("stop", recursive=True)
+    following = select(func.min(Image.timepoint)).where(*scored, Image.timepoint > stop.c.at).scalar_subquery()
+    stops = stop.union_all(select(following).where(stop.c.at.is_not(None)))
+    first = select(func.min(Image.acquired_at)).where(*scored, Image.timepoint == stops.c.at).scalar_subquery()
+    rows = connection.execute(select(stops.c.at, first).where(stops.c.at.is_not(None)))
+    return [(row[0], row[1]) for row in rows]
+
+
+def last_timepoints(connection: Connection, plate_id: int, number: int) -> list[int]:
+    """Return the last time points of which an image of a plate is scored, the last one first."""
+    found: list[int] = []
+    scored = (Image.plate_id == plate_id, Image.state == literal_column("'scored'"))
+    while len(found) < number:
+        before = [Image.timepoint < found[-1]] if found else []
+        last = connection.execute(select(func.max(Image.timepoint)).where(*scored, *before)).scalar()
+        if last is None:
+            break
+        found.append(last)
+    return found
 
 
 def images_where(plate_ids: Sequence[int] | None, state: str | None, folder: Path | None) -> list[ColumnElement[bool]]:
@@ -171,6 +263,7 @@ def image_rows(
         select(
             Image.state, Plate.name.label("plate"), Plate.run, Image.well, Image.field, Image.timepoint,
             Image.channel, Image.z, Image.acquired_at, Image.seen_at, Image.path, Image.page, Image.reason,
+            Image.excluded,
         )
         .outerjoin(Plate, Plate.id == Image.plate_id)
         .where(*wanted)

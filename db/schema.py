@@ -126,7 +126,7 @@ class Image(Base):
         UniqueConstraint("path", "page", "generation"),
         CheckConstraint(f"state IN {STATES}", name="state"),
         CheckConstraint("state = 'scored' OR reason <> ''", name="reason"),
-        Index("ix_image_place", "plate_id", "well", "timepoint"),
+        Index("ix_image_place", "plate_id", "well", "state", "timepoint"),
         Index("ix_image_file", "name", "size", "mtime_ns"),  # finds a file again that was moved
         Index(  # finds what was asked to be tried again
             "ix_image_asked",
@@ -142,6 +142,33 @@ class Image(Base):
             sqlite_where=text("state = 'scored'"),
             postgresql_where=text("state = 'scored'"),
         ),
+        # By these a plate is shown at once, however many images it has.
+        Index("ix_image_shown", "plate_id", "state", "timepoint", "well", "acquired_at"),
+        Index(
+            "ix_image_first",
+            *("plate_id", "acquired_at"),
+            sqlite_where=text("state = 'scored'"),
+            postgresql_where=text("state = 'scored'"),
+        ),
+        Index(
+            "ix_image_stops",
+            *("plate_id", "timepoint", "acquired_at"),
+            sqlite_where=text("state = 'scored'"),
+            postgresql_where=text("state = 'scored'"),
+        ),
+        Index(
+            "ix_image_apart",
+            *("plate_id", "state", "timepoint", "well"),
+            sqlite_where=text("reason > ''"),
+            postgresql_where=text("reason > ''"),
+        ),
+        Index(
+            "ix_image_excluded",
+            *("plate_id", "excluded"),
+            sqlite_where=text("excluded > ''"),
+            postgresql_where=text("excluded > ''"),
+        ),
+        Index("ix_image_plate", "plate_id", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
@@ -165,6 +192,7 @@ class Image(Base):
     sha256: Mapped[str | None] = mapped_column(String(64))  # of the decoded pixels
     state: Mapped[str] = mapped_column(String(10))
     reason: Mapped[str] = mapped_column(Text, default="")
+    excluded: Mapped[str] = mapped_column(Text, default="", server_default="")  # why a person took it out of its well
     attempts: Mapped[int] = mapped_column(default=0)
     next_attempt_at: Mapped[datetime | None]
     leased_by: Mapped[str | None] = mapped_column(String(100))
@@ -189,6 +217,10 @@ class FieldScore(Base):
     """The scores of one image under one model, summed up; `n_over` counts cells above the model's threshold."""
 
     __tablename__ = "field_score"
+    __table_args__ = (
+        Index("ix_field_score_sums", "model_id", "image_id", "n", "sum", "sum_sq", "n_over"),  # all that a well needs
+        Index("ix_field_score_at", "scored_at"),
+    )
 
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
     model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), primary_key=True)
@@ -259,6 +291,6 @@ SELECT i.plate_id, i.well, i.timepoint, f.model_id,
        MIN(i.acquired_at) AS acquired_at,
        SUM(CASE WHEN i.acquired_from = 'file' THEN 1 ELSE 0 END) AS n_file_times
 FROM image AS i JOIN field_score AS f ON f.image_id = i.id
-WHERE i.state = 'scored'
-GROUP BY i.plate_id, i.well, i.timepoint, f.model_id
+WHERE i.state = 'scored' AND i.excluded = ''
+GROUP BY i.plate_id, i.timepoint, i.well, f.model_id
 """

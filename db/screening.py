@@ -36,8 +36,7 @@ class WellSums:
 
 def _counted() -> list[ColumnElement[bool]]:
     """Return the conditions on images that are part of their wells, those of the view `well_score`."""
-    excluded = Image.__table__.c.get("excluded")  # a field that a person took out, where the schema knows of it
-    return [Image.state == "scored", *([] if excluded is None else [excluded == ""])]
+    return [Image.state == "scored", Image.excluded == ""]
 
 
 def _sums() -> list[ColumnElement[Any]]:

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -86,7 +86,7 @@ def gather(
     The coarsest is taken of which each class has two. Raises UsageError where a class has too few cells, and where one
     picture stands in both classes.
     """
-    held = [source for source in sources if len(source.crops)]
+    held, copies = _without_copies([source for source in sources if len(source.crops)])
     _check(held, failures)
     groups, split, warning = _group(held)
     sizes = [len(source.crops) for source in held]
@@ -103,7 +103,7 @@ def gather(
         plates=spread([source.plate for source in held]),
         stressors=spread([source.stressor for source in held]),
         split=split,
-        notes=(*dict.fromkeys(notes), *((warning,) if warning else ())),
+        notes=(*dict.fromkeys(notes), *(note for note in (copies, _scales(held), warning) if note)),
         failures=tuple(failures),
         fields={source.name: source.read for source in held if source.read is not None},
         scale=float(np.median([source.scale for source in held])),
@@ -166,13 +166,18 @@ def read_groups(path: Path) -> dict[tuple[str, int | None], str]:
             table = csv.DictReader(file)
             if not {"file", "group"} <= set(table.fieldnames or ()):
                 raise UsageError(f"{path} needs the columns file and group (and cell for .npy files) in its first line")
-            groups = {}
+            groups: dict[tuple[str, int | None], str] = {}
             for line, row in enumerate(table, start=2):
                 cell = (row.get("cell") or "").strip()
-                if not row["file"] or not row["group"] or not (cell == "" or cell.isdigit()):
+                if not row["file"] or not row["group"] or not (cell == "" or cell.isdecimal()):
                     raise UsageError(f"{path}, line {line}: give a file, a group and, if any, a cell number from 0")
-                groups[row["file"], int(cell) if cell else None] = row["group"]
-    except (OSError, UnicodeDecodeError) as error:
+                key = (row["file"], int(cell) if cell else None)
+                if groups.setdefault(key, row["group"]) != row["group"]:
+                    raise UsageError(
+                        f"{path}, line {line}: {row['file']} was in group {groups[key]!r} before; where two folders "
+                        "hold files of one name, write folder/file"
+                    )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read as CSV ({error}); give a text file") from error
     return groups
 
@@ -198,6 +203,47 @@ def _one_scale(scales: Sequence[float | None]) -> float | None:
     if len(known) < len(scales) or max(known) > 1.05 * min(known):
         return None
     return float(np.median(known))
+
+
+def _scales(sources: Sequence[Source]) -> str:
+    """Return a warning where pictures differ in µm per pixel and nothing brought them to one."""
+    known = {source.pixel_um for source in sources if source.pixel_um is not None}
+    if len(known) < 2 or max(known) <= 1.05 * min(known) or any(source.scale != 1.0 for source in sources):
+        return ""
+    return (
+        f"the pictures' scales differ ({min(known):g} to {max(known):g} µm per pixel): a network may learn the "
+        "magnification; give --model-pixel-um, to which all are resampled"
+    )
+
+
+def _without_copies(sources: Sequence[Source]) -> tuple[list[Source], str]:
+    """Return the sources with each picture or crop of a class once, and a note that says how many cells were copies."""
+    seen: set[tuple[int, str]] = set()
+    kept, n_copies = [], 0
+    for source in sources:
+        if len(source.digests) == 1 < len(source.crops):
+            fresh = np.full(len(source.crops), (source.label, source.digests[0]) not in seen)
+            seen.add((source.label, source.digests[0]))
+        else:
+            fresh = np.zeros(len(source.crops), np.bool_)
+            for number, digest in enumerate(source.digests):
+                fresh[number] = (source.label, digest) not in seen
+                seen.add((source.label, digest))
+        n_copies += int((~fresh).sum())
+        if fresh.any():
+            kept.append(source if fresh.all() else _part(source, fresh))
+    return kept, f"{n_copies} cells were copies of others, and left out" if n_copies else ""
+
+
+def _part(source: Source, chosen: NDArray[np.bool_]) -> Source:
+    """Return the chosen cells of a source."""
+
+    def pick(values: Sequence[str]) -> Sequence[str]:
+        if len(values) != len(chosen):
+            return values
+        return [value for value, taken in zip(values, chosen, strict=True) if taken]
+
+    return replace(source, crops=source.crops[chosen], digests=pick(source.digests), group=pick(source.group))
 
 
 def _of_each(values: Sequence[str], n: int) -> Sequence[str]:

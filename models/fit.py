@@ -18,7 +18,14 @@ from models.report import write_report
 from models.scorer import compile_network, score_in_chunks
 from models.splits import Split, split_cells
 from models.training import Progress, Recipe, Trained, train_network
-from models.validation import Validation, evaluate, seen_in_training, select, write_training_pictures
+from models.validation import (
+    Validation,
+    evaluate,
+    seen_in_training,
+    select,
+    training_pictures,
+    write_training_pictures,
+)
 from sesmo_live.errors import ModelError
 from sesmo_live.records import ModelPassport
 
@@ -72,7 +79,9 @@ def fit_model(
     weights: dict[str, NDArray[Any]] = dict(trained.weights)
     if half:
         weights = {name: array.astype(np.float16) for name, array in weights.items()}
-    calibration, threshold, result = _judge(cells, split, recipe.network, weights, seed)
+    known_before, notes = _begun_from(recipe, [*select(cells, ~split.train).digests])
+    cells = dataclasses.replace(cells, notes=(*cells.notes, *notes))
+    calibration, threshold, result, measured_on = _judge(cells, split, recipe.network, weights, seed)
     passport = dataclasses.replace(
         draft,
         network=recipe.network,
@@ -80,10 +89,10 @@ def fit_model(
         threshold=threshold,
         calibration=calibration,
         training=_account(cells, split, recipe, trained, seed, made_by),
-        metrics={**result.row(), "measured_on": _measured_on(split), "interval": f"95 %, bootstrap {cells.split}"},
+        metrics={**result.row(), "measured_on": measured_on, **_interval(result, cells.split)},
         reference=_reference(select(cells, split.train)),
     )
-    write_training_pictures(out, cells.digests)
+    write_training_pictures(out, [*cells.digests, *known_before])
     files = write_report(out, result, title=f"Model {draft.name}", history=trained.history)
     passport = write_model(out, passport, weights)
     (out / CHECKPOINT).unlink(missing_ok=True)
@@ -104,7 +113,8 @@ def recalibrate(folder: Path, cells: LabelledCells, out: Path, *, seed: int = 0)
     crossed, fitted_on = _crossed(cells.labels, raw, cells.groups, seed)
     calibration = fit_calibration(cells.labels, raw, cells.groups, seed)
     threshold = choose_threshold(cells.labels, calibrate(raw, calibration), cells.groups, seed)
-    notes = (*cells.notes, *seen_in_training(folder, passport, cells.digests))
+    said = f"these cells also chose the threshold; their scores were calibrated on {fitted_on}"
+    notes = (*cells.notes, said, *seen_in_training(folder, passport, cells.digests))
     result = evaluate(cells, crossed, threshold, notes=notes, seed=seed)
     own = {**result.row(), "measured_on": fitted_on, "split": cells.split, "was": dict(passport.calibration)}
     passport = dataclasses.replace(
@@ -125,8 +135,8 @@ def recalibrate(folder: Path, cells: LabelledCells, out: Path, *, seed: int = 0)
 
 def _judge(
     cells: LabelledCells, split: Split, network: str, weights: dict[str, NDArray[Any]], seed: int
-) -> tuple[dict[str, Any], float, Validation]:
-    """Return calibration and threshold from the held-out groups, and figures of groups that chose neither."""
+) -> tuple[dict[str, Any], float, Validation, str]:
+    """Return calibration and threshold from the held-out groups, figures, and in words which cells these are of."""
     held_out = select(cells, split.held_out)
     raw = _raw(network, weights, held_out.crops)
     calibration = fit_calibration(held_out.labels, raw, held_out.groups, seed)
@@ -134,10 +144,24 @@ def _judge(
     if split.test.any():
         tested = select(cells, split.test)
         final = calibrate(_raw(network, weights, tested.crops), calibration)
-        return calibration, threshold, evaluate(tested, final, threshold, notes=cells.notes, seed=seed)
-    scores, _ = _crossed(held_out.labels, raw, held_out.groups, seed)
-    few = "there are too few groups to keep some for the figures alone: those here also chose epoch and threshold"
-    return calibration, threshold, evaluate(held_out, scores, threshold, notes=(*cells.notes, few), seed=seed)
+        result = evaluate(tested, final, threshold, notes=cells.notes, seed=seed)
+        return calibration, threshold, result, "groups that chose nothing"
+    scores, fitted_on = _crossed(held_out.labels, raw, held_out.groups, seed)
+    chose = f"the groups that also chose epoch and threshold, calibrated on {fitted_on}"
+    notes = (*cells.notes, f"there are too few groups to keep some for the figures alone: they are of {chose}")
+    return calibration, threshold, evaluate(held_out, scores, threshold, notes=notes, seed=seed), chose
+
+
+def _begun_from(recipe: Recipe, digests: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Return the pictures that the model was trained on from which training began, and what must be said of them."""
+    if not recipe.start:
+        return set(), []
+    folder = find_model(recipe.start)
+    return training_pictures(folder) or set(), seen_in_training(folder, read_passport(folder), digests)
+
+
+def _interval(result: Validation, split: str) -> dict[str, str]:
+    return {} if result.figures["auc"].low is None else {"interval": f"95 %, bootstrap {split}"}
 
 
 def _crossed(
@@ -180,12 +204,6 @@ def _account(
         "made_by": made_by,
         "notes": list(cells.notes),
     }
-
-
-def _measured_on(split: Split) -> str:
-    if split.test.any():
-        return "groups that chose nothing"
-    return "groups that chose the epoch and, in turn, neither calibration nor score"
 
 
 def _reference(cells: LabelledCells) -> dict[str, Any]:

@@ -120,12 +120,17 @@ def group_numbers(groups: Sequence[str]) -> NDArray[np.intp]:
 
 
 def _draws(labels: NDArray[np.int_], group: NDArray[np.intp], seed: int) -> NDArray[np.float64]:
-    """Return how often each group counts in each draw (draws × groups); no draws with too few groups a class."""
+    """Return how often each group counts in each draw (draws × groups); no draws with too few groups a class.
+
+    Draws without a cell of one class are left out: no figure has a meaning there.
+    """
     n_groups = int(group.max()) + 1
     if min(len(np.unique(group[labels == label])) for label in (0, 1)) < 2:
         return np.empty((0, n_groups))
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=DRAWS).astype(np.float64)
+    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=DRAWS).astype(np.float64)
+    of_class = np.stack([np.bincount(group, labels == label, minlength=n_groups) for label in (0, 1)], axis=1)
+    return draws[(draws @ of_class > 0).all(axis=1)]
 
 
 def _interval(value: float, drawn: NDArray[np.float64]) -> Measured:

@@ -10,7 +10,8 @@ from sesmo_live.errors import UsageError
 
 TEST_GROUPS = 6
 """With at least so many groups a class, a third part is kept for the final figures alone."""
-
+TWO_HELD_OUT = 4
+"""With so many groups alike two are held out, so that a calibration can be tried on a group that it has not seen."""
 
 _KINDS = ((True, False), (False, True), (True, True))
 """What groups can hold: healthy cells, senescent cells, both."""
@@ -55,8 +56,16 @@ def split_by_group(labels: NDArray[np.int_], groups: Sequence[str], held_out: fl
     taken = np.zeros(int(group.max()) + 1, np.bool_)
     for alike in mixtures:
         if len(alike) > 1:
-            n_taken = min(max(1, round(held_out * len(alike))), len(alike) - 1)
+            fewest = 2 if len(alike) >= TWO_HELD_OUT else 1
+            n_taken = min(max(fewest, round(held_out * len(alike))), len(alike) - 1)
             taken[rng.permutation(alike)[:n_taken]] = True
+    has = np.stack([np.bincount(group, labels == label, minlength=len(taken)) > 0 for label in (0, 1)])
+    for number in rng.permutation(len(taken)):
+        moved = taken.copy()
+        moved[number] = True
+        helps = (has[:, moved].any(axis=1) & ~has[:, taken].any(axis=1)).any()
+        if helps and has[:, ~moved].any(axis=1).all():
+            taken = moved
     tested = taken[group]
     for side in (tested, ~tested):
         if len(np.unique(labels[side])) < 2:

@@ -58,7 +58,7 @@ class Recipe:
 
 
 RECIPES = {
-    "compact": Recipe(start="demo-compact"),
+    "compact": Recipe(),
     "deep-sesmo": Recipe("deep-sesmo", "sgd", 0.032, 0.0, False, 128, 100, None, False, 1),
 }
 """The recipe of each network; that of `deep-sesmo` is of Kusumoto et al., Nat Commun 12:257 (2021)."""

@@ -84,14 +84,24 @@ def write_training_pictures(folder: Path, digests: Sequence[str]) -> None:
     (folder / TRAINING_PICTURES).write_text("\n".join(sorted(set(digests))) + "\n", encoding="ascii")
 
 
-def seen_in_training(folder: Path, passport: ModelPassport, digests: Sequence[str]) -> list[str]:
-    """Return a warning where pictures were in the model's training, or where that cannot be known."""
+def training_pictures(folder: Path) -> set[str] | None:
+    """Return the hashes of the pictures that a model was made from, None where it does not say.
+
+    Raises ModelError for a list that cannot be read.
+    """
     try:
-        known = set((folder / TRAINING_PICTURES).read_text(encoding="ascii").split())
+        return set((folder / TRAINING_PICTURES).read_text(encoding="ascii").split())
     except FileNotFoundError:
-        return [f"model {passport.name} does not say which pictures it was trained on; make sure that these are new"]
+        return None
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / TRAINING_PICTURES} cannot be read ({error}); install the model anew") from error
+
+
+def seen_in_training(folder: Path, passport: ModelPassport, digests: Sequence[str]) -> list[str]:
+    """Return a warning where pictures were in the model's training, or where that cannot be known."""
+    known = training_pictures(folder)
+    if known is None:
+        return [f"model {passport.name} does not say which pictures it was trained on; make sure that these are new"]
     pictures = set(digests)
     both = len(known & pictures)
     if not both:

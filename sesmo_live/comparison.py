@@ -6,8 +6,8 @@ from sqlalchemy import Engine
 from db import queries, screening
 from db.queries import PlateRow
 from sesmo_live import results
-from sesmo_live.errors import UsageError
-from sesmo_live.results import Answer, Row
+from sesmo_live.answers import Answer, Row
+from sesmo_live.errors import UnknownNameError, UsageError
 from sesmo_live.screens import Screen, read_screen
 
 COMPARE_COLUMNS = ("plate", "run", "well", "timepoint", "score_a", "score_b", "difference", "n_cells_a", "n_cells_b")
@@ -41,7 +41,7 @@ def compare(engine: Engine, model_a: str, model_b: str, *, plate: str | None = N
 def _model(models: dict[int, tuple[str, str]], wanted: str) -> int:
     found = [key for key, (name, _) in models.items() if name.startswith(wanted)]
     if not found:
-        raise UsageError(
+        raise UnknownNameError(
             f"no model {wanted!r} scored anything; these did: {', '.join(name for name, _ in models.values())}"
         )
     if len(found) > 1:

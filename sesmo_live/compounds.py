@@ -8,8 +8,8 @@ import numpy as np
 from sqlalchemy import Engine
 
 from db import queries
-from sesmo_live.errors import StatisticsError, UsageError
-from sesmo_live.results import Answer, Row, nearest
+from sesmo_live.answers import Answer, Row, nearest
+from sesmo_live.errors import StatisticsError, UnknownNameError, UsageError
 from sesmo_live.screening import (
     DoseResponse,
     Effect,
@@ -170,7 +170,7 @@ def compound_curves(engine: Engine, name: str, *, model: str | None = None, over
     with engine.connect() as connection:
         compounds = queries.find_compounds(connection, name)
         if not compounds:
-            raise UsageError(
+            raise UnknownNameError(
                 f"there is no compound {name!r}; {nearest(name, queries.compound_names(connection), 'compounds')}"
             )
         on = {row.plate_id for row in queries.treatments_of(connection, [key for key, _ in compounds])}
@@ -198,7 +198,9 @@ def _compounds(engine: Engine, screen: Screen, compound: str | None) -> list[str
         known = [name for _, name in queries.find_compounds(connection, compound)]
     found = [name for name in on_plate if name in known]
     if not found:
-        raise UsageError(f"plate {screen.plate.name} has no compound {compound!r}; it has {', '.join(on_plate[:20])}")
+        raise UnknownNameError(
+            f"plate {screen.plate.name} has no compound {compound!r}; it has {', '.join(on_plate[:20])}"
+        )
     return found
 
 

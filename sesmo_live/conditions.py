@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acquisition.pictures import list_pictures, read_picture
+from acquisition.pictures import list_pictures, own_pixel_um, read_picture
 from models.passport import find_model, read_passport, read_weights
 from models.prepare import judge_field, prepare_field
 from sesmo_live.errors import ImageError, IncompleteImageError, UsageError
@@ -75,8 +75,9 @@ def _fields(
 ) -> Iterator[tuple[CellCrops, list[str]]]:
     """Yield the cells of each image of one condition, and why it is not fit to be scored ([] if it is)."""
     for path in pictures:
-        file = ImageFile(path, 0, Site("", "A01", 1, 1), 0, 0, pixel_um=pixel_um)
         try:
+            own = own_pixel_um(path) if pixel_um is None else pixel_um
+            file = ImageFile(path, 0, Site("", "A01", 1, 1), 0, 0, pixel_um=own)
             field = FieldImage(file, read_picture(path))
             cells = prepare_field(field, passport)
         except (ImageError, OSError) as error:

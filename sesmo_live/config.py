@@ -77,6 +77,17 @@ class Logging(_Section):
     keep: int = Field(5, ge=1, description="old log files that are kept")
 
 
+class Web(_Section):
+    """The page and the API."""
+
+    enabled: bool = Field(True, description="serve the page beside run and demo")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; others than 127.0.0.1 need a token")
+    port: int = Field(8766, ge=0, le=65535, description="port; 0: any free one")
+    token: str = Field("", description="what changes need; empty: made, and kept beside the database")
+    token_file: Path | None = Field(None, description="file that holds the token, instead of token")
+    names: list[str] = Field(default_factory=list, description="further names under which the page is addressed")
+
+
 class Watch(_Section):
     """One watched folder."""
 
@@ -134,6 +145,7 @@ class Settings(_Section):
     decoding: Decoding = Decoding()
     alerts: Alerts = Alerts()
     logging: Logging = Logging()
+    web: Web = Web()
     watch: list[Watch] = Field(default_factory=list, description="the watched folders")
 
 
@@ -205,6 +217,7 @@ def _fields_at(location: tuple[int | str, ...]) -> dict[str, Any]:
         "decoding": Decoding,
         "alerts": Alerts,
         "logging": Logging,
+        "web": Web,
         "watch": Watch,
     }
     section = sections[str(location[0])] if location else Settings
@@ -236,5 +249,6 @@ def _resolve_paths(settings: Settings, base: Path) -> Settings:
         "watch": watches,
         "scoring": settings.scoring.model_copy(update={"model": model(settings.scoring.model)}),
         "logging": settings.logging.model_copy(update={"file": absolute(settings.logging.file)}),
+        "web": settings.web.model_copy(update={"token_file": absolute(settings.web.token_file)}),
     }
     return settings.model_copy(update=updates)

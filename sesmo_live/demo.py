@@ -5,9 +5,10 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from sesmo_live.errors import UsageError
 from sesmo_live.platemap import read_platemap
 from sesmo_live.records import Treatment
 from sesmo_live.results import Row, plate_table, timecourse
+from sesmo_live.serving import page
 from sesmo_live.wells import PLATE_SHAPES, well_name
 
 if TYPE_CHECKING:
@@ -37,7 +39,15 @@ SHADES = ("#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0
 """Eight steps of the colour map viridis, low to high: even to the eye and safe for colour-blind readers."""
 
 
-def run_demo(folder: Path, *, seed: int = 1, layout: str = "sesmo", stop: threading.Event) -> service.Summary:
+def run_demo(
+    folder: Path,
+    *,
+    seed: int = 1,
+    layout: str = "sesmo",
+    stop: threading.Event,
+    web: Mapping[str, Any] = MappingProxyType({"enabled": False}),
+    open_page: bool = False,
+) -> service.Summary:
     """Image a virtual 24-well plate into `folder`/images, score it live into `folder`/sesmo.db, and show the result.
 
     An earlier demonstration in the same folder is replaced; a folder with anything else in it is refused. Raises
@@ -61,20 +71,32 @@ def run_demo(folder: Path, *, seed: int = 1, layout: str = "sesmo", stop: thread
         f"A virtual microscope images plate {plate.name}: {plate.wells} wells, {len(plate.hours)} time points, "
         f"{plate.fields} fields a well, {len(plate.sites)} images. The service scores them as they land in {images}."
     )
-    summary = _image_and_score(plate, images, _settings(plate, images, database, layout), layout, stop)
-    if not stop.is_set() or summary.progress.scored == len(plate.sites):
-        show_results(Console(width=None if sys.stdout.isatty() else 120), plate, database, truth)
+    settings = _settings(plate, images, database, layout, web)
+    with page(settings, open_page=open_page) as start_page:
+        start_page()
+        summary = _image_and_score(plate, images, settings, layout, stop)
+        if not stop.is_set() or summary.progress.scored == len(plate.sites):
+            show_results(Console(width=None if sys.stdout.isatty() else 120), plate, database, truth)
+        _say_how_to_go_on(console, plate, database, summary)
+        if settings.web.enabled and (open_page or sys.stderr.isatty()):
+            console.print("The page stays up until Ctrl-C.")
+            while not stop.wait(0.5):  # in pieces, so that Ctrl-C is heard on Windows
+                pass
+    return summary
+
+
+def _say_how_to_go_on(console: Console, plate: VirtualPlate, database: Path, summary: service.Summary) -> None:
     console.print(
         f"{summary.progress.scored} of {len(plate.sites)} images scored, {summary.progress.refused} refused, "
         f"{summary.progress.cells} cells, "
         f"{summary.seconds:.0f} s. Now try:\n"
+        f"  sesmo-live serve --db {database} --open\n"
         f"  sesmo-live plate DEMO --db {database}\n"
         f"  sesmo-live timecourse --plate DEMO --well B05 --db {database}\n"
         f"  sesmo-live compound doxorubicin --db {database}\n"
         f"  sesmo-live images --state refused --summary --db {database}",
         highlight=False,
     )
-    return summary
 
 
 def simulate_plate(*, wells: int, hours: tuple[float, ...], fields: int, seed: int) -> VirtualPlate:
@@ -106,7 +128,8 @@ def _clear(folder: Path) -> None:
     """Remove an earlier demonstration; refuse to touch a folder that holds something else."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give --output a folder")
-    ours = {"images", "truth.csv", "platemap.csv", "sesmo.db", "sesmo.db-wal", "sesmo.db-shm", "sesmo.db.lock"}
+    ours = {"images", "truth.csv", "platemap.csv", "sesmo.db"}
+    ours |= {f"sesmo.db{more}" for more in ("-wal", "-shm", ".lock", ".reading", ".token", ".explained")}
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if found and not found >= {"truth.csv", "platemap.csv"} and not found - ours:
         raise UsageError(f"{folder} is not empty and holds no earlier demo; give --output a new folder")
@@ -120,12 +143,13 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def _settings(plate: VirtualPlate, images: Path, database: Path, layout: str) -> Settings:
+def _settings(plate: VirtualPlate, images: Path, database: Path, layout: str, web: Mapping[str, Any]) -> Settings:
     watch = {"folder": images, "plate": plate.name, "layout": layout, "plate_wells": plate.wells, "timezone": "UTC"}
     data: dict[str, Any] = {
         "database": {"url": str(database)},
         "watching": {"settle_s": 1.0, "scan_interval_s": 1.0},
         "watch": [watch],
+        "web": dict(web),
     }
     return settings_from(data, "the demo")
 

@@ -17,6 +17,7 @@ from models.cropper import crop_cells
 from models.datasets import LabelledCells, Source, digest_of, gather
 from models.fit import fit_model
 from models.training import RECIPES
+from models.validation import write_training_pictures
 from sesmo_live.records import ModelPassport
 
 WARNING = "DEMONSTRATION weights, trained on a virtual microscope, never on real cells: not for biological conclusions"
@@ -26,7 +27,7 @@ CROPPER_SETTINGS = {"percentile": 5, "min_area_px": 50}
 FIELDS, SHAPE, SEED = 240, (512, 512), 20_261_122
 RECIPE = {
     "deep-sesmo": dataclasses.replace(RECIPES["deep-sesmo"], cosine=True, epochs=20, keep_best=True),
-    "compact": dataclasses.replace(RECIPES["compact"], epochs=20, batch=128, start=""),
+    "compact": dataclasses.replace(RECIPES["compact"], epochs=20, batch=128),
 }
 """Fewer epochs than for real cells: virtual ones are many and plain."""
 
@@ -76,6 +77,8 @@ def make(out: Path, network: str = "compact") -> ModelPassport:
         made_by=f"python -m sesmo_live.demo_weights ({FIELDS} fields of acquisition.simulator.training_fields)",
         progress=lambda epoch, figures: print(epoch, figures, flush=True),  # noqa: T201 — a script
     )
+    # A field gives cells of both classes, so the label stood behind its hash.
+    write_training_pictures(out, [digest.partition("-")[0] for digest in cells.digests])
     return fitted.passport
 
 

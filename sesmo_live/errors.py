@@ -14,6 +14,10 @@ class UsageError(SesmoError):
     exit_code = 2
 
 
+class UnknownNameError(UsageError):
+    """A plate, run, well, field, compound or model that the database does not hold."""
+
+
 class ConfigError(UsageError):
     """`config.toml` cannot be used as it stands."""
 

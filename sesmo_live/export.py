@@ -15,8 +15,8 @@ from sqlalchemy import Engine
 
 from db import screening
 from sesmo_live import results
+from sesmo_live.answers import Row
 from sesmo_live.errors import StatisticsError, UsageError
-from sesmo_live.results import Row
 from sesmo_live.screening import onset
 from sesmo_live.screens import Screen, band_of, beside_controls, intervals, load_screen
 from sesmo_live.spreadsheet import harmless

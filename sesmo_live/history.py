@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Engine
 from db import queries, screening
 from db.queries import PlateRow, TreatmentRow
 from db.screening import WellSums
-from sesmo_live.errors import StatisticsError, UsageError
-from sesmo_live.results import Answer, Row, nearest
+from sesmo_live.answers import Answer, Row, nearest
+from sesmo_live.errors import StatisticsError, UnknownNameError
 from sesmo_live.screening import controls_apart, percent_of_control
 from sesmo_live.screening.intervals import FieldSums, mean_interval
 
@@ -37,13 +37,13 @@ def compound_history(engine: Engine, name: str, *, model: str | None = None, bri
     Scores of different models are not mixed: the rows are those of `model` (an id or its beginning), else of the
     last model that came, and a note says what is left out. With `bridge` the rows are of all models, each plate
     under the last one that scored it, in percent between the control wells of the same plate, time point and model;
-    rows without two wells of both controls have none. Raises UsageError for an unknown compound or model.
+    rows without two wells of both controls have none. Raises UnknownNameError for an unknown compound or model.
     """
     with engine.connect() as connection:
         compounds = queries.find_compounds(connection, name)
         if not compounds:
             known = queries.compound_names(connection)
-            raise UsageError(f"there is no compound {name!r}; {nearest(name, known, 'compounds')}")
+            raise UnknownNameError(f"there is no compound {name!r}; {nearest(name, known, 'compounds')}")
         wells: dict[tuple[int, str], list[TreatmentRow]] = defaultdict(list)
         for treatment in queries.treatments_of(connection, [key for key, _ in compounds]):
             wells[treatment.plate_id, treatment.well].append(treatment)
@@ -75,7 +75,7 @@ def _choose(
         keys = [key for key in scored if models[key][0].startswith(wanted)]
         if not keys:
             known = ", ".join(models[key][0] for key in sorted(scored))
-            raise UsageError(f"no model {wanted!r} scored this compound; these did: {known}")
+            raise UnknownNameError(f"no model {wanted!r} scored this compound; these did: {known}")
         scored = set(keys)
     last: dict[int, int] = {}
     for item in sums:

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Engine, select
 
 from acquisition.layouts import Layout, open_layout
 from acquisition.ndtiff import is_ndtiff, ndtiff_pixels
-from acquisition.pictures import PICTURE_SUFFIXES, list_pictures, read_picture
-from acquisition.tiff import read_pages, read_pixels
+from acquisition.pictures import PICTURE_SUFFIXES, list_pictures, own_pixel_um, read_picture
+from acquisition.tiff import read_pixels
 from db import queries
 from db.schema import Image
 from models.convert import CONVERSIONS, to_uint8
@@ -266,14 +266,14 @@ def _place(layout: Layout, root: Path, path: Path) -> _Place | None:
 def _read_one(root: Path, path: Path, place: _Place | None, label: int, reading: Reading, notes: list[str]) -> Source:
     pixels = read_picture(path)
     relative = path.relative_to(root)
-    pixel_um = reading.pixel_um or (place.pixel_um if place else None) or _own_pixel_um(path)
+    pixel_um = reading.pixel_um or (place.pixel_um if place else None) or own_pixel_um(path)
     alone = reading.kind == "cells" or (reading.kind == "auto" and max(pixels.shape) <= SINGLE_CELL_PX)
     if alone:
         crops = _single_cell(pixels, pixel_um, reading, notes)
     else:
         file = ImageFile(path, 0, Site("", "A01", 1, 1), 0, 0, pixel_um=pixel_um)
         crops = reading.cells(FieldImage(file, pixels)).pixels
-    names = (relative.as_posix(), path.name)
+    names = (f"{root.name}/{relative.as_posix()}", relative.as_posix(), path.name)
     source = Source(
         name=str(path),
         label=label,
@@ -303,13 +303,6 @@ def _single_cell(pixels: Pixels, pixel_um: float | None, reading: Reading, notes
     return fit_cell(to_uint8(pixels, reading.passport.conversion), size, scale)[None]
 
 
-def _own_pixel_um(path: Path) -> float | None:
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return None
-    pages = read_pages(path)
-    return pages[0].pixel_um if pages else None
-
-
 def _read_crops(
     root: Path, files: Sequence[Path], label: int, reading: Reading, failures: list[tuple[str, str]]
 ) -> list[Source]:
@@ -331,7 +324,7 @@ def _read_crops(
                 label=label,
                 crops=crops,
                 digests=[digest_of(crop) for crop in crops],
-                group=groups_of(reading.groups, (relative, path.name), len(crops))
+                group=groups_of(reading.groups, (f"{base.name}/{relative}", relative, path.name), len(crops))
                 if reading.groups is not None
                 else (),
             )

@@ -14,15 +14,16 @@ from db.queries import PlateRow
 
 def not_counted(connection: Connection, plate: PlateRow) -> tuple[str, ...]:
     """Return which images of a plate are missing from its wells, and which are in them although they are unfit."""
-    refused, failed, flagged = queries.images_apart(connection, plate.plate_id)
+    refused, failed, flagged, excluded = queries.images_apart(connection, plate.plate_id)
     told = (
-        (refused, "not fit to be scored and in no well", "--state refused"),
-        (failed, "failed and in no well", "--state failed"),
-        (flagged, "scored and counted although a model finds them unfit", "--state scored"),
+        (refused, "not fit to be scored and in no well", " --state refused --summary"),
+        (failed, "failed and in no well", " --state failed --summary"),
+        (flagged, "scored and counted although a model finds them unfit", " --state scored --summary"),
+        (excluded, "taken out of their wells by a person", ""),
     )
     return tuple(
         f"plate {plate.name}: {number} of its images {'are' if number > 1 else 'is'} {what}; see why with: "
-        f"sesmo-live images {plate.name} {which} --summary"
+        f"sesmo-live images {plate.name}{which}"
         for number, what, which in told
         if number
     )
@@ -51,6 +52,17 @@ def group_reasons(items: Iterable[tuple[str, str]]) -> list[Reason]:
         groups[_NUMBER.sub("#", own)].append((own, path, reason))
     found = [Reason(members[0][0], len(members), *members[0][1:]) for members in groups.values()]
     return sorted(found, key=lambda group: -group.number)
+
+
+_PATH = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|\\\\|/)[^\s;,'\"]*?([^\s;,'\"/\\]+)(?=[\s;,'\"]|$)")
+
+
+def without_paths(text: str, *known: str) -> str:
+    """Return a sentence with the last parts of paths instead of paths; `known` ones may have spaces in them."""
+    for path in sorted(known, key=len, reverse=True):
+        text = text.replace(path, re.split(r"[\\/]", path)[-1]) if path else text
+    text = _OTHER_FILE.sub(lambda found: re.split(r"[\\/]", found[0])[-1], text)
+    return _PATH.sub(r"\1", text)
 
 
 def nothing_scored(engine: Engine, folder: Path) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ import numpy as np
 from sqlalchemy import Engine
 
 from sesmo_live import compounds, export, screens
+from sesmo_live.answers import Row
 from sesmo_live.errors import StatisticsError, UsageError
-from sesmo_live.results import Row
 from sesmo_live.screening import DoseResponse
 from sesmo_live.screens import Screen, load_screen
 from sesmo_live.wells import row_letters, well_position

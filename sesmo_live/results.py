@@ -1,33 +1,24 @@
 """One place for answers: what the command line, the API and the page show comes from here."""
 
-import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping
 
 from db import queries
 from db.queries import PlateRow, TreatmentRow
-from sesmo_live.errors import UsageError
+from sesmo_live.answers import Answer as Answer
+from sesmo_live.answers import Row as Row
+from sesmo_live.answers import nearest
+from sesmo_live.errors import UnknownNameError
+from sesmo_live.history import HISTORY_COLUMNS as HISTORY_COLUMNS
+from sesmo_live.history import compound_history as compound_history
 from sesmo_live.reasons import group_reasons, not_counted
 from sesmo_live.records import WellScore
 from sesmo_live.screening.intervals import FieldSums, mean_interval
 from sesmo_live.wells import parse_well, well_position
-
-Row = dict[str, Any]
-"""One line of an answer: column name to value, in the order shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Rows, and what must be said with them (which run, which model, demonstration warnings)."""
-
-    rows: list[Row]
-    notes: tuple[str, ...] = ()
 
 
 def find_plate(connection: Connection, name: str, run: str | None = None) -> tuple[PlateRow, tuple[str, ...]]:
@@ -35,7 +26,7 @@ def find_plate(connection: Connection, name: str, run: str | None = None) -> tup
     runs = queries.plate_runs(connection, name)
     if not runs:
         known = sorted({plate.name for plate in queries.plate_runs(connection)})
-        raise UsageError(f"there is no plate {name!r}; {nearest(name, known, 'plates')}")
+        raise UnknownNameError(f"there is no plate {name!r}; {nearest(name, known, 'plates')}")
     if run is None:
         imaged = [plate for plate in runs if plate.first_timepoint is not None] or runs
         others = ", ".join(plate.run for plate in runs if plate is not imaged[-1])
@@ -44,15 +35,7 @@ def find_plate(connection: Connection, name: str, run: str | None = None) -> tup
     for plate in runs:
         if plate.run == run:
             return plate, ()
-    raise UsageError(f"plate {name} has no run {run!r}; {nearest(run, [plate.run for plate in runs], 'runs')}")
-
-
-def nearest(wanted: str, known: Sequence[str], what: str) -> str:
-    """Return what was meant, or what there is, to end a message with."""
-    if not known:
-        return f"the database holds no {what} yet"
-    near = difflib.get_close_matches(wanted, known, 1, 0.5)
-    return f"did you mean {near[0]!r}?" if near else f"the {what} are {', '.join(known[:20])}"
+    raise UnknownNameError(f"plate {name} has no run {run!r}; {nearest(run, [plate.run for plate in runs], 'runs')}")
 
 
 def pick_model(
@@ -67,7 +50,7 @@ def pick_model(
         chosen = [model for model in found if model[1].startswith(wanted)]
         if not chosen:
             known = [model[1] for model in found]
-            raise UsageError(f"no model {wanted!r} scored plate {plate.name}; {nearest(wanted, known, 'models')}")
+            raise UnknownNameError(f"no model {wanted!r} scored plate {plate.name}; {nearest(wanted, known, 'models')}")
     else:
         chosen = found
     apart = not_counted(connection, plate)
@@ -89,24 +72,50 @@ def timecourse(
         found, notes = find_plate(connection, plate, run)
         chosen, more = pick_model(connection, found, model)
         name = parse_well(well) if well else None
-        if name and name not in queries.imaged_wells(connection, found.plate_id):
-            raise UsageError(f"plate {found.name} has no image of well {name}; see: sesmo-live plate {found.name}")
+        if name and not queries.has_images(connection, found.plate_id, name):
+            raise UnknownNameError(
+                f"plate {found.name} has no image of well {name}; see: sesmo-live plate {found.name}"
+            )
         if chosen is None:
             return [], notes + more
-        courses = _courses(connection, found, chosen, [name] if name else None)
-        return courses, notes + more + _before_treatment(found, courses)
+        scores = courses(connection, found, chosen, [name] if name else None)
+        return scores, notes + more + before_treatment(found, scores)
 
 
-def _courses(
-    connection: Connection, plate: PlateRow, model: tuple[int, str], wells: Sequence[str] | None
+def courses(
+    connection: Connection,
+    plate: PlateRow,
+    model: tuple[int, str],
+    wells: Sequence[str] | None = None,
+    timepoint: int | None = None,
 ) -> list[WellScore]:
-    treated = _treated_at(queries.treatments(connection, plate.plate_id))
-    rows = queries.well_scores(connection, plate.plate_id, model[0], wells)
+    """Return the scores of wells (all unless given) over their time points (all unless one is given)."""
+    treated = treated_at(queries.treatments(connection, plate.plate_id, wells))
+    rows = queries.well_scores(connection, plate.plate_id, model[0], wells, timepoint)
     scores = [_well_score(plate, model[1], row, treated.get(row["well"])) for row in rows]
     return sorted(scores, key=lambda score: (well_position(score.well), score.timepoint))
 
 
-def _before_treatment(plate: PlateRow, scores: Iterable[WellScore]) -> tuple[str, ...]:
+LOOK_BACK = 3
+"""Last time points at which whole plates are looked up; the wells still missing are then looked up alone."""
+
+
+def latest_scores(
+    connection: Connection, plate: PlateRow, model: tuple[int, str], wells: Iterable[str]
+) -> dict[str, WellScore]:
+    """Return the score of each well at its own latest time point; wells without a score are left out."""
+    found: dict[str, WellScore] = {}
+    missing = set(wells)
+    for timepoint in queries.last_timepoints(connection, plate.plate_id, LOOK_BACK):
+        found = {score.well: score for score in courses(connection, plate, model, None, timepoint)} | found
+        missing -= found.keys()
+        if not missing:
+            return found
+    # Scores come in the order of their time points, so the last one of a well stays.
+    return {score.well: score for score in courses(connection, plate, model, sorted(missing))} | found
+
+
+def before_treatment(plate: PlateRow, scores: Iterable[WellScore]) -> tuple[str, ...]:
     """Return a warning where images were taken before the treatment: so it should be, or the time is wrong."""
     early = [(score.hours, score) for score in scores if score.hours is not None and score.hours < 0]
     if not early:
@@ -119,7 +128,7 @@ def _before_treatment(plate: PlateRow, scores: Iterable[WellScore]) -> tuple[str
     )
 
 
-def _treated_at(treatments: list[TreatmentRow]) -> dict[str, datetime]:
+def treated_at(treatments: list[TreatmentRow]) -> dict[str, datetime]:
     """Return when each well was first treated, where that is known."""
     moments: dict[str, datetime] = {}
     for row in treatments:
@@ -159,18 +168,38 @@ def plate_table(
     with engine.connect() as connection:
         found, notes = find_plate(connection, plate, run)
         chosen, more = pick_model(connection, found, model)
-        courses = _courses(connection, found, chosen, None) if chosen else []
-        warnings = _before_treatment(found, courses)
-        what = contents(queries.treatments(connection, found.plate_id))
         wells = queries.imaged_wells(connection, found.plate_id)
-    if timepoint is not None:
-        known = sorted({item.timepoint for item in courses})
-        if courses and timepoint not in known:
-            raise UsageError(f"plate {found.name} has no scored time point {timepoint}; it has {_spans(known)}")
-        courses = [item for item in courses if item.timepoint == timepoint]
-    latest = {item.well: item for item in courses}  # time points come in order, so the last one stays
-    rows = [_plate_row(well, latest.get(well), what.get(well, NOTHING)) for well in sorted(wells, key=well_position)]
+        scores = scores_shown(connection, found, chosen, wells, timepoint)
+        warnings = first_hours(connection, found, chosen)
+        what = contents(queries.treatments(connection, found.plate_id))
+    rows = [plate_row(well, scores.get(well), what.get(well, NOTHING)) for well in sorted(wells, key=well_position)]
     return Answer(rows, notes + more + warnings)
+
+
+def scores_shown(
+    connection: Connection,
+    plate: PlateRow,
+    model: tuple[int, str] | None,
+    wells: Iterable[str],
+    timepoint: int | None = None,
+) -> dict[str, WellScore]:
+    """Return the score of each well at `timepoint`, or at its own latest one; raise UnknownNameError for an unknown."""
+    if model is None:
+        return {}
+    if timepoint is None:
+        return latest_scores(connection, plate, model, wells)
+    found = {score.well: score for score in courses(connection, plate, model, None, timepoint)}
+    known = [] if found else [stop for stop, _ in queries.time_points(connection, plate.plate_id)]
+    if known and timepoint not in known:
+        raise UnknownNameError(f"plate {plate.name} has no scored time point {timepoint}; it has {_spans(known)}")
+    return found
+
+
+def first_hours(connection: Connection, plate: PlateRow, model: tuple[int, str] | None) -> tuple[str, ...]:
+    """Return a warning where the plate's first images were taken before the treatment."""
+    if model is None or plate.first_timepoint is None:
+        return ()
+    return before_treatment(plate, courses(connection, plate, model, None, plate.first_timepoint))
 
 
 def _spans(numbers: Sequence[int]) -> str:
@@ -206,7 +235,8 @@ def _content(rows: list[TreatmentRow]) -> Row:
     }
 
 
-def _plate_row(well: str, score: WellScore | None, content: Row) -> Row:
+def plate_row(well: str, score: WellScore | None, content: Row) -> Row:
+    """Return a well's line: what is in it, and its score if it has one."""
     return {
         "well": well,
         **content,
@@ -222,13 +252,13 @@ def _plate_row(well: str, score: WellScore | None, content: Row) -> Row:
     }
 
 
-PLATE_COLUMNS = tuple(_plate_row("", None, NOTHING))
+PLATE_COLUMNS = tuple(plate_row("", None, NOTHING))
 """The columns of `plate_table`."""
 
 
 IMAGE_COLUMNS = (
     *("state", "plate", "run", "well", "field", "timepoint", "channel", "z", "acquired_at", "seen_at"),
-    *("path", "page", "reason"),
+    *("path", "page", "reason", "excluded"),
 )
 """The columns of `image_table`."""
 

@@ -13,8 +13,8 @@ from db import queries, screening
 from db.queries import PlateRow, TreatmentRow
 from db.screening import WellSums
 from sesmo_live import results
-from sesmo_live.errors import StatisticsError, UsageError
-from sesmo_live.results import Answer, Row
+from sesmo_live.answers import Answer, Row
+from sesmo_live.errors import StatisticsError, UnknownNameError, UsageError
 from sesmo_live.screening import (
     Band,
     ControlStatistics,
@@ -63,7 +63,7 @@ class Screen:
             return len(self.timepoints) - 1
         if timepoint not in self.timepoints:
             known = ", ".join(map(str, self.timepoints[:20]))
-            raise UsageError(f"plate {self.plate.name} has no scored time point {timepoint}; it has {known}")
+            raise UnknownNameError(f"plate {self.plate.name} has no scored time point {timepoint}; it has {known}")
         return self.timepoints.index(timepoint)
 
     def of_role(self, role: str) -> list[int]:
@@ -309,7 +309,7 @@ def plate_courses(
     screen = load_screen(engine, plate, run=run, model=model)
     name = parse_well(well) if well else None
     if name and name not in screen.wells:
-        raise UsageError(f"plate {screen.plate.name} has no score of well {name}; see: sesmo-live plate {plate}")
+        raise UnknownNameError(f"plate {screen.plate.name} has no score of well {name}; see: sesmo-live plate {plate}")
     said: dict[str, None] = {}
     band: Band | None = None
     try:

@@ -156,7 +156,7 @@ def test_run_ends_with_1_when_images_failed_and_0_when_none_did(
 
     thread = threading.Thread(target=end, daemon=True)
     thread.start()
-    words = ("run", "--watch", tmp_path / "in", "--db", tmp_path / "s.db", "--model", stub_model)
+    words = ("run", "--watch", tmp_path / "in", "--db", tmp_path / "s.db", "--model", stub_model, "--no-page")
     try:
         done = sesmo(*words, code=1 if broken else 0)
     finally:

@@ -92,6 +92,30 @@ def test_too_little_and_contradictions_are_one_sentence(sources: list[Source], w
         gather(sources)
 
 
+def test_copies_are_used_once_and_told_of() -> None:
+    some, others = crops(12, 1), crops(12, 2)
+
+    def loose(name: str, label: int, cells: NDArray[np.uint8], group: str) -> Source:
+        return Source(name, label, cells, [digest_of(cell) for cell in cells], group=[group])
+
+    half = np.concatenate([some[:5], crops(7, 3)])
+    cells = gather([loose("a", 0, some, "p1"), loose("copy", 0, half, "p2"), loose("s", 1, others, "p3")])
+    assert len(cells) == 12 + 7 + 12
+    assert len(set(cells.digests)) == len(cells)
+    assert cells.groups == ["p1"] * 12 + ["p2"] * 7 + ["p3"] * 12
+    assert cells.notes == ("5 cells were copies of others, and left out",)
+    twice = gather([source(0, "f", 12), source(0, "f", 12), source(1, "s", 12)])
+    assert twice.pictures == ["f"] * 12 + ["s"] * 12
+
+
+def test_pictures_of_several_scales_are_told_of_unless_they_are_resampled() -> None:
+    def pictures(**more: Any) -> list[Source]:
+        return [source(0, "a", 12, pixel_um=0.65, **more), source(1, "s", 12, pixel_um=1.3, **more)]
+
+    assert "0.65 to 1.3 µm per pixel" in gather(pictures()).notes[0]
+    assert "scales" not in gather(pictures(scale=0.5)).notes[0]
+
+
 def test_fields_of_a_layout_are_cropped_and_grouped_by_well(tmp_path: Path) -> None:
     control = write_wells(tmp_path / "control", "A01 A02", times=2)
     senescent = tmp_path / "senescent"
@@ -163,7 +187,7 @@ def test_npy_crops_are_read_and_grouped_by_csv(tmp_path: Path) -> None:
     assert len(set(cells.digests)) == 40
     assert "leak" in gather_folders(*both, FIELDS).notes[0] or "both sides" in gather_folders(*both, FIELDS).notes[0]
     table.write_text("file,cell,group\nc.npy,0,a\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="--groups says nothing of cell 1 of c.npy"):
+    with pytest.raises(UsageError, match="--groups says nothing of cell 1 of .*c.npy"):
         gather_folders(*both, Reading(DRAFT, groups=read_groups(table)))
 
 
@@ -173,6 +197,9 @@ def test_a_group_file_that_is_wrong_names_its_line(tmp_path: Path) -> None:
         ("name,group\nx,y\n", "needs the columns file and group"),
         ("file,group\na,b\nc,\n", "line 3"),
         ("file,group,cell\na,b,-1\n", "line 2"),
+        ("file,group,cell\na,b,²\n", "line 2"),
+        ("file,group\na,b\na,c\n", "line 3: a was in group 'b' before"),
+        (f"file,group\na,{'x' * 140_000}\n", "cannot be read as CSV"),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UsageError, match=words):

@@ -27,8 +27,9 @@ def sesmo(*words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(400)
 def test_the_demo_scores_its_plate_and_finds_the_dose_response(tmp_path: Path) -> None:
-    done = sesmo("demo", "--output", tmp_path / "demo")
+    done = sesmo("demo", "--output", tmp_path / "demo", "--port", 0)
     assert done.returncode == 0, done.stderr
+    assert re.search(r"the page: http://127\.0\.0\.1:\d+/ \(changes need the token in ", done.stderr)
     assert "189 of 192 images scored, 3 refused" in done.stderr
     assert "not for biological conclusions" in done.stderr
     found = re.search(r"Spearman ρ = ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+)", done.stdout)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -259,6 +260,19 @@ def test_a_site_labels_by_points(tmp_path: Path) -> None:
     assert [(field.group, len(field.centres)) for field in fields] == [("f0", 2)]
 
 
+def test_masks_of_one_name_in_two_folders_go_with_their_own_pictures(tmp_path: Path) -> None:
+    for folder, place in (("a", 40), ("b", 150)):
+        mask = np.zeros((256, 256), np.uint8)
+        mask[place : place + 40, place : place + 40] = 1
+        for kind, pixels in (("img", np.full((256, 256), 90, np.uint8)), ("masks", mask)):
+            (tmp_path / kind / folder).mkdir(parents=True)
+            tifffile.imwrite(tmp_path / kind / folder / "f1.tif", pixels)
+    fields = labelled_fields(tmp_path / "img", tmp_path / "masks", None, None)
+    assert [field.group for field in fields] == ["a/f1", "b/f1"]
+    first, second = (field.centres for field in fields)
+    assert first.max() < second.min()
+
+
 def test_labels_that_are_missing_or_doubtful_are_refused(tmp_path: Path) -> None:
     images, masks = labelled_folder(tmp_path, 1)
     points = tmp_path / "points.csv"
@@ -275,6 +289,10 @@ def test_labels_that_are_missing_or_doubtful_are_refused(tmp_path: Path) -> None
     points.write_text("image,x,y\nf0.tif,1,two\n")
     with pytest.raises(UsageError, match="no number"):
         read_points(points)
+    shutil.copy(masks / "f0.tif", masks / "f0.png")
+    with pytest.raises(UsageError, match="differ in their ending only"):
+        labelled_fields(images, masks, None, None)
+    (masks / "f0.png").unlink()
     (masks / "f0.tif").rename(masks / "other.tif")
     with pytest.raises(UsageError, match="none of the 1 picture in"):
         labelled_fields(images, masks, None, None)

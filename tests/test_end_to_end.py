@@ -73,7 +73,7 @@ def test_the_treated_time_lapse_lands_live_and_equals_a_back_fill(
     folder, live, later = tmp_path / "in", tmp_path / "live.db", tmp_path / "later.db"
     folder.mkdir()
     common = ("--plate", "MDA", "--layout", "imagexpress", "--model", stub_model, "--frame-interval-s", 2160)
-    daemon = start("run", "--watch", folder, "--db", live, *common)
+    daemon = start("run", "--watch", folder, "--db", live, "--no-page", *common)
     for number, frame in enumerate(frames(shared), 1):
         target = folder / f"TimePoint_{number}" / "MDA_B03_s1_w1.tif"
         target.parent.mkdir()

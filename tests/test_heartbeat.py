@@ -73,20 +73,20 @@ def test_a_listener_that_does_not_read_holds_nobody_up(
 
 
 @pytest.mark.parametrize(
-    ("microseconds", "watched", "seconds"),
+    ("microseconds", "beyond", "seconds"),
     [
-        ("120000000", "", 60.0),
-        ("120000000", str(os.getpid()), 60.0),
-        ("120000000", str(os.getpid() + 1), None),
-        ("0", "", None),
-        ("soon", "", None),
+        ("120000000", None, 60.0),
+        ("120000000", 0, 60.0),
+        ("120000000", 1, None),
+        ("0", None, None),
+        ("soon", None, None),
     ],
 )
 def test_the_watchdog_is_ours_or_nobodys(
-    microseconds: str, watched: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+    microseconds: str, beyond: int | None, seconds: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", microseconds)
-    monkeypatch.setenv("WATCHDOG_PID", watched)
+    monkeypatch.setenv("WATCHDOG_PID", "" if beyond is None else str(os.getpid() + beyond))
     assert watchdog_interval_s() == seconds
 
 

@@ -110,6 +110,17 @@ def test_the_interval_is_of_groups_and_not_of_cells() -> None:
     assert by_group.value - by_group.low > 2 * (by_cell.value - by_cell.low)
 
 
+def test_draws_without_a_class_say_nothing_of_precision() -> None:
+    rng = np.random.default_rng(4)
+    labels = np.repeat([0, 0, 1, 1], 50)
+    scores = np.clip(0.2 + 0.6 * labels + rng.normal(0, 0.12, 200), 0, 1)
+    figures = measure(labels, scores, np.repeat(["a", "b", "c", "d"], 50).tolist(), 0.5, 0)
+    for name in ("auc", "f1", "precision", "recall"):
+        low = figures[name].low
+        assert low is not None, name
+        assert low > 0.8, name
+
+
 def test_one_group_a_class_gives_no_interval() -> None:
     labels = np.array([0, 0, 1, 1])
     scores = np.array([0.1, 0.2, 0.8, 0.9])

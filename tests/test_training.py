@@ -131,8 +131,6 @@ def test_training_starts_from_a_models_weights_but_for_its_last_layer() -> None:
     kernels = [name for name in weights if name.endswith("kernel")]
     alike = {name for name in kernels if np.allclose(weights[name], learned[name], atol=1e-6)}
     assert set(kernels) - alike == {"dense/kernel"}
-    assert RECIPES["compact"].start == "demo-compact"
-    assert RECIPES["deep-sesmo"].start == ""
 
 
 def test_the_original_recipe_is_the_published_one() -> None:
@@ -210,6 +208,25 @@ def test_too_few_groups_are_refused(labels: list[int], groups: list[str]) -> Non
         split_by_group(np.array(labels), groups, 0.2, 0)
     with pytest.raises(UsageError, match="at least two groups"):
         grouped_folds(np.array(labels), groups, 3, 0)
+
+
+@pytest.mark.parametrize(
+    "of_groups",
+    [
+        {"h": [0], "s": [1], "b": [0, 1]},
+        {"h1": [0], "h2": [0], "s": [1], "b": [0, 1]},
+        {"b": [0, 1], "c": [0, 1]},
+    ],
+)
+def test_a_group_of_both_classes_helps_where_a_class_has_no_other(of_groups: dict[str, list[int]]) -> None:
+    labels = np.array([label for kinds in of_groups.values() for label in kinds for _ in range(5)])
+    groups = [name for name, kinds in of_groups.items() for _ in kinds for _ in range(5)]
+    for seed in range(20):
+        out = split_by_group(labels, groups, 0.2, seed)
+        assert all(set(labels[side].tolist()) == {0, 1} for side in (out, ~out))
+        assert not {g for g, held in zip(groups, out, strict=True) if held} & {
+            g for g, held in zip(groups, out, strict=True) if not held
+        }
 
 
 @pytest.mark.parametrize("seed", range(4))

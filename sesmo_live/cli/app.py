@@ -2,7 +2,19 @@
 
 import typer
 
-from sesmo_live.cli import care, detection, doctor, figures, images, learning, queries, recovery, screening, service
+from sesmo_live.cli import (
+    care,
+    detection,
+    doctor,
+    figures,
+    images,
+    learning,
+    queries,
+    recovery,
+    screening,
+    serve,
+    service,
+)
 
 app = typer.Typer(
     name="sesmo-live",
@@ -14,6 +26,7 @@ app = typer.Typer(
 app.command()(service.demo)
 app.command()(service.run)
 app.command()(service.score)
+app.command()(serve.serve)
 app.command()(images.crop)
 app.command()(images.simulate)
 app.command()(figures.check)

@@ -133,12 +133,13 @@ def labelled_fields(
         raise UsageError("points do not tell how large cells are; give --cell-diameter-px or --cell-diameter-um")
     pictures = list_pictures(images)
     if masks is not None:
-        labels = {path.stem: path for path in list_pictures(masks)}
-        _say_unlabelled(images, [path.name for path in pictures if path.stem not in labels], len(pictures))
+        labels = _by_place(masks, list_pictures(masks))
+        named = _by_place(images, pictures)
+        _say_unlabelled(images, [path.name for name, path in named.items() if name not in labels], len(pictures))
         return [
-            from_masks(read_picture(path), _read_labels(labels[path.stem]), path.stem)
-            for path in pictures
-            if path.stem in labels
+            from_masks(read_picture(path), _read_labels(labels[name]), name)
+            for name, path in named.items()
+            if name in labels
         ]
     rows = read_points(points) if points is not None else {}
     if strange := sorted(rows.keys() - {path.name for path in pictures}):
@@ -149,6 +150,16 @@ def labelled_fields(
         for path in pictures
         if path.name in rows
     ]
+
+
+def _by_place(folder: Path, files: list[Path]) -> dict[str, Path]:
+    """Return the files by their path below the folder, without suffix; raise UsageError where two have the same."""
+    named: dict[str, Path] = {}
+    for path in files:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if named.setdefault(name, path) != path:
+            raise UsageError(f"{named[name]} and {path} differ in their ending only; remove one of them")
+    return named
 
 
 def _say_unlabelled(images: Path, without: list[str], n: int) -> None:
@@ -213,9 +224,11 @@ def crop_found(
     """Find the cells of an image, write their crops and all centres as asked for, and say how many there are."""
     import numpy as np
 
+    from acquisition.pictures import own_pixel_um
+
     _check_scale("--pixel-um", scale.pixel_um)
     _check_scale("--model-pixel-um", scale.model_pixel_um)
-    pixel_um = _own_pixel_um(image, page) if scale.pixel_um is None else scale.pixel_um
+    pixel_um = own_pixel_um(image, page) if scale.pixel_um is None else scale.pixel_um
     if scale.model_pixel_um is not None and pixel_um is None:
         raise UsageError(f"{image.name} does not tell its µm per pixel, which --model-pixel-um needs; add --pixel-um")
     found = find_for_crop(pixels, detector, declared_diameter(scale.cell_diameter_px, scale.cell_diameter_um, pixel_um))
@@ -275,16 +288,6 @@ def _detector_folder(name: str | None) -> Path:
         if name is None:
             raise
         raise UsageError(str(error)) from error
-
-
-def _own_pixel_um(image: Path, page: int) -> float | None:
-    """Return the µm per pixel that a TIFF tells of itself."""
-    from acquisition.tiff import read_pages
-
-    if image.suffix.lower() not in (".tif", ".tiff"):
-        return None
-    pages = read_pages(image)
-    return pages[page].pixel_um if page < len(pages) else None
 
 
 def _check_scale(name: str, value: float | None) -> None:

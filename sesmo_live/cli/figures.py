@@ -119,6 +119,7 @@ def explain(
     explainer = Explainer(folder)
     passport = explainer.passport
     pixels, cells = _read_cells(image, passport, page, pixel_um)
+    pixel_um = cells.file.pixel_um
     scale = scale_of(pixel_um, passport)
     unfit = judge_field(FieldImage(cells.file, pixels), cells, passport)[1]
     say([f"{image.name} would be refused: {reason}" for reason in unfit])
@@ -216,6 +217,7 @@ def _read_cells(
     image: Path, passport: "ModelPassport", page: int, pixel_um: float | None
 ) -> "tuple[Pixels, CellCrops]":
     """Return the pixels of a picture and its cells, prepared exactly as for scoring."""
+    from acquisition.pictures import own_pixel_um
     from models.prepare import prepare_field, scale_of
     from sesmo_live.cli.images import _read
     from sesmo_live.records import FieldImage, ImageFile, Site
@@ -223,6 +225,7 @@ def _read_cells(
     if pixel_um is not None and not 0 < pixel_um < 1000:
         raise UsageError(f"--pixel-um {pixel_um} is no size of a pixel; give µm in the sample, such as 0.65")
     pixels = _read(image, page)
+    pixel_um = own_pixel_um(image, page) if pixel_um is None else pixel_um
     height, width = pixels.shape
     if min(height, width) * scale_of(pixel_um, passport) < passport.input_px:
         raise UsageError(

@@ -55,10 +55,7 @@ def train(
     search: Annotated[
         Path | None, typer.Option("--search", help="TOML or JSON grid of recipes to try first by cross-validation")
     ] = None,
-    start: Annotated[
-        str | None, typer.Option("--start", help="model whose weights to go on from [demo-compact for compact]")
-    ] = None,
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="begin with random weights")] = False,
+    start: Annotated[str, typer.Option("--start", help="model whose weights to go on from [random ones]")] = "",
     groups: GroupsOption = None,
     images: ImagesOption = "auto",
     pixel_um: PixelOption = None,
@@ -76,8 +73,11 @@ def train(
     """Train a model on healthy and senescent cells; run the same command again to go on after an interruption."""
     import dataclasses
 
+    from models.fit import CHECKPOINT, HELD_OUT, fit_model
     from models.search import read_grid, recipe_of
+    from models.splits import split_cells
     from models.training import RECIPES
+    from models.validation import select
     from sesmo_live.labelled import Reading, draft_passport
 
     if network not in RECIPES:
@@ -85,22 +85,23 @@ def train(
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs {epochs} is too few; give 1 or more")
     _check_model_folder(out)
-    if start is not None and from_scratch:
-        raise UsageError("--start and --from-scratch exclude each other; give one of them")
-    wishes: dict[str, Any] = {"epochs": epochs, "start": "" if from_scratch else start}
-    changes = {key: value for key, value in wishes.items() if value is not None}
+    changes: dict[str, Any] = {"start": start} | ({} if epochs is None else {"epochs": epochs})
     recipe = dataclasses.replace(RECIPES[network], **changes)
     recipes = None if search is None else read_grid(search, network, changes)
-    draft = draft_passport(name or out.resolve().name, model_pixel_um or pixel_um, cropper, conversion)
+    draft = draft_passport(
+        name or out.resolve().name, pixel_um if model_pixel_um is None else model_pixel_um, cropper, conversion
+    )
     reading = Reading(draft, _kind(images), pixel_um, layout or "auto", _groups(groups))
     cells = _cells(control, senescent, plate, from_controls, run, from_hours, reading, database_of(db, config))
     if draft.pixel_um is None:
         draft = dataclasses.replace(draft, pixel_um=cells.pixel_um)
     table: list[dict[str, Any]] = []
     if recipes is not None:
-        table = _search(cells, recipes, seed, out)
+        # The part that the final figures are of must not choose the recipe.
+        table = _search(
+            select(cells, ~split_cells(cells.labels, cells.groups, HELD_OUT, seed).test), recipes, seed, out
+        )
         recipe = recipe_of(table[0])
-    from models.fit import CHECKPOINT, fit_model
 
     if (out / CHECKPOINT).is_file():
         say([f"going on with the unfinished training in {out}"])
@@ -234,6 +235,8 @@ def _cells(
     url: str,
 ) -> "LabelledCells":
     """Gather the labelled cells that a command names and say what was found."""
+    if reading.pixel_um is not None and not 0 < reading.pixel_um < 1000:
+        raise UsageError(f"--pixel-um {reading.pixel_um} is no size of a pixel; give µm in the sample, such as 0.65")
     from sesmo_live.labelled import gather_controls, gather_folders
 
     if plate is None:

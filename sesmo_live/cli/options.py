@@ -27,11 +27,22 @@ IntervalOption = Annotated[
 WellsOption = Annotated[int | None, typer.Option("--plate-wells", help="wells of the plate: 6 to 1536")]
 MapOption = Annotated[Path | None, typer.Option("--platemap", help="plate map to import first (needs --plate)")]
 TreatedOption = Annotated[str | None, typer.Option("--treated-at", help="when the plate was treated (ISO 8601)")]
+PortOption = Annotated[
+    int | None, typer.Option("--port", min=0, max=65535, help="port of the page, 0 for a free one [8766]")
+]
+NoPageOption = Annotated[bool, typer.Option("--no-page", help="do not serve the page")]
+OpenOption = Annotated[bool, typer.Option("--open", help="open the page in the browser")]
 NoRefuseOption = Annotated[bool, typer.Option("--no-refuse", help="score also images that look unfit, flagged")]
 
 
 def settings_for(
-    config: Path | None, *, db: str | None, model: str | None, no_refuse: bool, watch: dict[str, Any]
+    config: Path | None,
+    *,
+    db: str | None,
+    model: str | None,
+    no_refuse: bool,
+    watch: dict[str, Any],
+    web: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Return the configuration file's settings, changed by what the command line says.
 
@@ -53,6 +64,8 @@ def settings_for(
         data["watch"] = [{**folder, "model": model} for folder in data.get("watch", [])]
     if no_refuse:
         data["scoring"] = {**data.get("scoring", {}), "refuse": False}
+    if web_given := {name: value for name, value in (web or {}).items() if value is not None}:
+        data["web"] = {**data.get("web", {}), **web_given}
     settings = settings_from(data, COMMAND_LINE)
     for name in {folder.model or settings.scoring.model for folder in settings.watch}:
         model_folder(name)

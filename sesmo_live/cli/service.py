@@ -30,14 +30,15 @@ _MOST_REASONS = 20
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
+def stop_on_signal(*, quiet: bool = False) -> Iterator[threading.Event]:
     """Set the event at Ctrl-C or SIGTERM; a second Ctrl-C ends the program at once."""
     stop = threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
-        say(["stopping: images under way are finished, the others stay pending"])
+        if not quiet:
+            say(["stopping: images under way are finished, the others stay pending"])
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -247,6 +248,9 @@ def run(
     platemap: o.MapOption = None,
     treated_at: o.TreatedOption = None,
     no_refuse: o.NoRefuseOption = False,
+    port: o.PortOption = None,
+    no_page: o.NoPageOption = False,
+    open_page: o.OpenOption = False,
     config: o.ConfigOption = None,
 ) -> None:
     """Watch folders and score what lands, until Ctrl-C or SIGTERM; exit code 1 if images failed."""
@@ -265,16 +269,18 @@ def run(
         "treated_at": treated_at,
     }
     with stop_on_signal() as stop:  # before the slow imports, so that a stop at any moment is a clean one
-        settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=values)
+        web = {"port": port, "enabled": False if no_page else None}
+        settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=values, web=web)
         log = settings.logging
         start_logging(log.file, log.max_mb, log.keep)
         folders = ", ".join(str(item.folder) for item in settings.watch)
-        from sesmo_live.service import run as serve
+        from sesmo_live.service import run as watch_folders
+        from sesmo_live.serving import page
 
-        # Said at the first report: what cannot start must not have said that it watches.
-        summary = serve(
-            settings, stop, _Ticker(f"watching {folders}; scores go to {settings.database.url}; Ctrl-C ends")
-        )
+        with page(settings, open_page=open_page) as start_page:
+            # Both at the first report: what cannot start must not have said that it watches.
+            opening = f"watching {folders}; scores go to {settings.database.url}; Ctrl-C ends"
+            summary = watch_folders(settings, stop, _Ticker(opening, begin=start_page))
     show_summary(summary, Format.table)
     say_nothing_scored(settings, summary)
     if summary.progress.failed:
@@ -284,9 +290,10 @@ def run(
 class _Ticker:
     """Say how a run goes: every change on a terminal's one line, elsewhere a line a minute."""
 
-    def __init__(self, opening: str = "", first_after_s: float = 0.0) -> None:
+    def __init__(self, opening: str = "", first_after_s: float = 0.0, begin: Callable[[], None] = lambda: None) -> None:
         self._terminal = sys.stderr.isatty()
         self._opening = opening
+        self._begin = begin
         self._last = ""
         self._next = time.monotonic() + first_after_s
 
@@ -294,6 +301,7 @@ class _Ticker:
         if self._opening:
             say([self._opening])
             self._opening = ""
+            self._begin()
         text = (
             f"{count(now.images, 'image')}: {now.scored + now.unchanged} scored, {now.pending} pending, "
             f"{now.refused} refused, {now.failed} failed, {now.skipped} skipped; {count(now.cells, 'cell')}"
@@ -312,9 +320,13 @@ def demo(
     output: Annotated[Path, typer.Option("--output", help="where images and sesmo.db go")] = Path("sesmo-demo"),
     seed: Annotated[int, typer.Option(help="seed of the virtual plate")] = 1,
     layout: Annotated[str, typer.Option(help="layout in which the virtual microscope writes")] = "sesmo",
+    port: o.PortOption = None,
+    no_page: o.NoPageOption = False,
+    open_page: o.OpenOption = False,
 ) -> None:
     """Image a virtual 24-well plate and score it live: nothing else is needed."""
     from sesmo_live.demo import run_demo
 
     with stop_on_signal() as stop:
-        run_demo(output, seed=seed, layout=layout, stop=stop)
+        web = {} if port is None else {"port": port}
+        run_demo(output, seed=seed, layout=layout, stop=stop, web={**web, "enabled": not no_page}, open_page=open_page)

@@ -144,7 +144,7 @@ def test_the_real_daemon_is_killed_and_goes_on(tmp_path: Path) -> None:
     for number in range(40):
         write_image(folder / f"{'ABCD'[number % 4]}{number // 4 + 1:02d}_f1_t1_cPhase_z0.tif", number)
     program = [sys.executable, "-c", "from sesmo_live.cli import main; main()"]
-    command = [*program, "run", "--watch", str(folder), "--db", str(db), "--no-refuse"]  # spots are no cells
+    command = [*program, "run", "--watch", str(folder), "--db", str(db), "--no-refuse", "--no-page"]  # spots: no cells
     for wanted in (1, 40):
         with (tmp_path / f"log{wanted}").open("wb") as log:
             process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)

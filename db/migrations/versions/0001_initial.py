@@ -6,10 +6,25 @@ Revision: 0001, after None
 import sqlalchemy as sa
 from alembic import op
 
-from db.schema import WELL_SCORE_VIEW, UtcDateTime
+from db.schema import UtcDateTime
 
 revision = "0001"
 down_revision = None
+
+WELL_SCORE_VIEW = """
+CREATE VIEW well_score AS
+SELECT i.plate_id, i.well, i.timepoint, f.model_id,
+       COUNT(*) AS n_images, SUM(f.n) AS n_cells,
+       SUM(f.sum) AS score_sum, SUM(f.sum_sq) AS score_sum_sq, SUM(f.n_over) AS n_over,
+       SUM(CASE WHEN f.n > 0 THEN 1 ELSE 0 END) AS n_fields,
+       SUM(f.sum * f.sum) AS field_ss, SUM(f.sum * f.n) AS field_sn,
+       SUM(CAST(f.n AS DOUBLE PRECISION) * f.n) AS field_nn,
+       MIN(i.acquired_at) AS acquired_at,
+       SUM(CASE WHEN i.acquired_from = 'file' THEN 1 ELSE 0 END) AS n_file_times
+FROM image AS i JOIN field_score AS f ON f.image_id = i.id
+WHERE i.state = 'scored'
+GROUP BY i.plate_id, i.well, i.timepoint, f.model_id
+"""
 
 
 def upgrade() -> None:

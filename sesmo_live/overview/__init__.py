@@ -1,0 +1,46 @@
+"""What the page and the API show: the numbers of `results`, laid out for a screen, as frozen nouns."""
+
+from sesmo_live.overview.plates import incident, incidents, plate_map, plates
+from sesmo_live.overview.run import run_status
+from sesmo_live.overview.views import (
+    CellView,
+    ControlBand,
+    Counts,
+    FieldCells,
+    FieldView,
+    FolderView,
+    IncidentView,
+    LastImage,
+    PlateMap,
+    PlateSummary,
+    RunStatus,
+    TimePoint,
+    WellOnMap,
+    WellView,
+)
+from sesmo_live.overview.wells import field_cells, fields_of, well_view
+
+__all__ = [
+    "CellView",
+    "ControlBand",
+    "Counts",
+    "FieldCells",
+    "FieldView",
+    "FolderView",
+    "IncidentView",
+    "LastImage",
+    "PlateMap",
+    "PlateSummary",
+    "RunStatus",
+    "TimePoint",
+    "WellOnMap",
+    "WellView",
+    "field_cells",
+    "fields_of",
+    "incident",
+    "incidents",
+    "plate_map",
+    "plates",
+    "run_status",
+    "well_view",
+]
