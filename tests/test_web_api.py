@@ -47,7 +47,7 @@ def test_numbers_shown_are_those_of_the_command_line(reading: Live, scored_plate
     assert [row["score"] for row in history] == [row["score"] for row in json.loads(sesmo("compound", "dmso", *db).out)]
     assert len(history) == 4
     on_map = {well["well"]: well for well in reading.get(f"/api/v1/plates/{NAME}").json["wells"]}
-    latest = {row["well"]: row for row in json.loads(sesmo("plate", PLATE, *db).out)}
+    latest = {row["well"]: row for row in wells}
     assert on_map.keys() == latest.keys() == {"A01", "A02", "B01", "B02"}
     for well, row in latest.items():
         assert {name: on_map[well][name] for name in row if name != "model"} | {"model": row["model"]} == row
