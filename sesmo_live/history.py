@@ -172,33 +172,29 @@ def _bridge(
     wells: Mapping[tuple[int, str], list[TreatmentRow]],
 ) -> tuple[str, ...]:
     """Add percent of control and the controls behind it to each row, in place; return what the bridge rests on."""
-    by_model: dict[int, list[int]] = defaultdict(list)
+    by_model: dict[int, set[int]] = defaultdict(set)
     for item in chosen:
-        if item.plate_id not in by_model[item.model_key]:
-            by_model[item.model_key].append(item.plate_id)
+        by_model[item.model_key].add(item.plate_id)
     controls: dict[tuple[int, int, str], list[float]] = {}
     for key, ids in by_model.items():
-        controls |= screening.control_means(connection, ids, key)
+        controls |= screening.control_means(connection, sorted(ids), key)
     places = iter(rows)
     reasons: dict[str, None] = {}
+    apart: dict[tuple[int, int], bool] = {}
     bridged: dict[int, set[int]] = defaultdict(set)
     for item in chosen:
-        negative = controls.get((item.plate_id, item.timepoint, "negative"), [])
-        positive = controls.get((item.plate_id, item.timepoint, "positive"), [])
-        means = [statistics.fmean(values) if values else None for values in (negative, positive)]
+        look = item.plate_id, item.timepoint
+        negative, positive = (controls.get((*look, role), []) for role in ("negative", "positive"))
         for _ in wells[item.plate_id, item.well]:
             row = next(places)
-            row |= {"mean_negative": means[0], "n_negative": len(negative)}
-            row |= {"mean_positive": means[1], "n_positive": len(positive), "percent_of_control": None}
-            try:
-                controls_apart(negative, positive)
-                if row["score"] is not None:
-                    row["percent_of_control"] = float(percent_of_control([row["score"]], negative, positive)[0])
-                    bridged[item.model_key].add(item.plate_id)
-            except StatisticsError as error:
-                reasons[f"{row['plate']} time point {item.timepoint}: {error}"] = None
-            for name in BRIDGE_COLUMNS:  # the order in which they are shown
-                row[name] = row.pop(name)
+            if look not in apart:
+                where = f"plate {row['plate']} time point {item.timepoint}"
+                apart[look] = _are_apart(negative, positive, where, reasons)
+            row |= {"percent_of_control": None, "mean_negative": _mean(negative), "n_negative": len(negative)}
+            row |= {"mean_positive": _mean(positive), "n_positive": len(positive)}
+            if apart[look] and row["score"] is not None:
+                row["percent_of_control"] = float(percent_of_control([row["score"]], negative, positive)[0])
+                bridged[item.model_key].add(item.plate_id)
     return tuple(
         f"model {models[key][0]}: {len(bridged[key])} of {len(ids)} plates bridged by their own control wells"
         for key, ids in by_model.items()
@@ -209,3 +205,17 @@ def _first_reasons(reasons: Sequence[str]) -> tuple[str, ...]:
     """Return why plates and time points have no bridge, the first few of many."""
     more = f"; and so on for {len(reasons) - TOLD} more" if len(reasons) > TOLD else ""
     return (*reasons[: TOLD - 1], reasons[TOLD - 1] + more) if len(reasons) >= TOLD else tuple(reasons)
+
+
+def _are_apart(negative: Sequence[float], positive: Sequence[float], where: str, reasons: dict[str, None]) -> bool:
+    """Say whether the controls are far enough apart for a bridge; `reasons` gets the sentence when they are not."""
+    try:
+        controls_apart(negative, positive)
+    except StatisticsError as error:
+        reasons.setdefault(f"{where}: {error}")
+        return False
+    return True
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None

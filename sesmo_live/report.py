@@ -194,5 +194,6 @@ def _draw_curve(axes: Any, name: str, fit: DoseResponse, unit: str, doses: Any, 
     said = "flat" if fit.ec50_um is None else f"EC50 {fit.ec50_um:.3g} {unit}"
     axes.set_title(f"{name}: {said}", fontsize=8)
     axes.set_xlabel(f"dose ({unit}), 0: negative controls", fontsize=7)
+    axes.set_ylabel("P(senescent)", fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
