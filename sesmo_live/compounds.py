@@ -1,5 +1,6 @@
 """Answers about compounds on plates: hits against on-plate negatives, dose-response curves."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -231,7 +232,8 @@ def _fit_row(screen: Screen, name: str, column: int, fit: DoseResponse, unit: st
     row: Row = {
         "compound": name, "plate": screen.plate.name, "run": screen.plate.run,
         "timepoint": screen.timepoints[column], "hours": float(np.median(known)) if len(known) else None,
-        "ec50": fit.ec50_um, "ec50_low": fit.ec50_low_um, "ec50_high": fit.ec50_high_um, "unit": unit,
+        "ec50": fit.ec50_um, "ec50_low": fit.ec50_low_um or None, "unit": unit,
+        "ec50_high": None if fit.ec50_high_um == math.inf else fit.ec50_high_um,
         "slope": fit.slope, "bottom": fit.bottom, "top": fit.top, "is_flat": fit.is_flat, "p_flat": fit.p_flat,
         "doses": len(np.unique(doses)), "wells": fit.n_points, "note": fit.note, "model": screen.model[1],
     }  # fmt: skip

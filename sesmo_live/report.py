@@ -183,7 +183,7 @@ def _draw_curve(axes: Any, name: str, fit: DoseResponse, unit: str, doses: Any, 
     axes.plot(x, fit.at(x), color=BLUE, linewidth=1.5)
     if fit.ec50_um is not None:
         axes.axvline(fit.ec50_um, color=ORANGE, linewidth=1)
-        ends = (fit.ec50_low_um or zero, fit.ec50_high_um or highest * 3)
+        ends = (max(fit.ec50_low_um or 0.0, zero), min(fit.ec50_high_um or highest * 3, highest * 3))
         axes.axvspan(*ends, color=ORANGE, alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     axes.set_xlim(zero / 2, highest * 3)

@@ -179,7 +179,7 @@ def test_an_ec50_beyond_the_doses_is_said_to_be_extrapolated() -> None:
     doses = np.repeat([0, 0.1, 0.3, 1, 3], 3)
     noise = np.tile([0.01, -0.01, 0.0], 5)
     fit = fit_dose_response(doses, 0.1 + 0.8 * doses**1.5 / (doses**1.5 + 20**1.5) + noise)
-    assert fit.ec50_high_um is None
+    assert fit.ec50_high_um == math.inf
     assert "extrapolated" in fit.note
 
 

@@ -155,7 +155,9 @@ def test_ec50_lies_within_its_interval(slope: float) -> None:
         fit = fit_dose_response(doses, response)
         assert fit.slope is not None
         assert fit.slope * slope > 0
-        covered.append((fit.ec50_low_um or 0) <= ec50 <= (fit.ec50_high_um or np.inf))
+        assert fit.ec50_low_um is not None
+        assert fit.ec50_high_um is not None
+        covered.append(fit.ec50_low_um <= ec50 <= fit.ec50_high_um)
     figure(f"slope {slope}: EC50 within its interval in {np.mean(covered):.0%}")
     assert np.mean(covered) >= 0.93
 

@@ -30,7 +30,8 @@ class DoseResponse:
     """A fitted curve f(x) = bottom + (top − bottom) / (1 + (x / ec50)^slope).
 
     `slope` is positive for a curve that falls with the dose (the convention of R's drc). EC50 and slope are None for a
-    flat curve; a limit of the EC50 is None where the data give none on that side. `note` says what a reader must know.
+    flat curve; where the data leave a side of its interval open, the limit there is 0 or infinity. `note` says what a
+    reader must know.
     """
 
     ec50_um: float | None
@@ -233,15 +234,15 @@ def _profile(
     freedom: int,
     level: float,
     log_range: tuple[float, float],
-) -> tuple[float | None, float | None]:
-    """Return the limits of the EC50, None on a side where no dose within range is excluded."""
+) -> tuple[float, float]:
+    """Return the limits of the EC50, 0 or infinity on a side where no dose within range is excluded."""
     from scipy.special import fdtri
 
     surface = _Surface(log_doses, values, bottom, top)
     b, log_e, squares = found
     allowed = squares * (1 + float(fdtri(1, freedom, level)) / freedom)
     limits = []
-    for end in log_range:
+    for end, open_end in zip(log_range, (0.0, float("inf")), strict=True):
         inside, outside = log_e, end
         for _ in range(3):  # each round narrows the crossing down to a sixteenth
             steps = np.linspace(inside, outside, 17)
@@ -250,7 +251,7 @@ def _profile(
                 break
             # The first crossing, seen from the estimate; a dip further out says nothing of this curve.
             inside, outside = float(steps[beyond[0] - 1]), float(steps[beyond[0]])
-        limits.append(float(np.exp((inside + outside) / 2)) if outside != end or len(beyond) else None)
+        limits.append(float(np.exp((inside + outside) / 2)) if outside != end or len(beyond) else open_end)
     return limits[0], limits[1]
 
 
