@@ -136,8 +136,9 @@ def read_screen(
 
 def score_sums(row: WellSums) -> FieldSums:
     """Return the sums of a well's scores."""
-    rest = (row.score_sum, row.score_sum_sq, row.field_ss, row.field_sn, row.field_nn)
-    return FieldSums(row.n_fields, row.n_cells, *rest)
+    return FieldSums(
+        row.n_fields, row.n_cells, row.score_sum, row.score_sum_sq, row.field_ss, row.field_sn, row.field_nn
+    )
 
 
 def over_sums(row: WellSums) -> FieldSums:
