@@ -62,6 +62,11 @@ def frame_path(plan: Plan, place: Position, timepoint: int, taken_at: datetime) 
         taken_at += timedelta(seconds=1)
 
 
+def frame_prefix(place: Position) -> str:
+    """Return how the names of a field's frames begin, up to the time point."""
+    return f"{place.well}_f{place.field}"
+
+
 def _metadata(plan: Plan, frame: Frame) -> dict[str, Any]:
     """Return the OME metadata of a frame: what OME has a place for in its place, the rest as annotations."""
     imaging, reading, place = plan.imaging, frame.reading, frame.place

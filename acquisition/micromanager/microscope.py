@@ -25,6 +25,9 @@ READOUT_S = 2.0
 GIVE_UP_S = 1.5
 """Seconds for which a stuck acquisition is given the chance to end."""
 
+SEQUENCE_BUFFER_MB = 16
+"""MB for image sequences, which are never taken; Micro-Manager clears this memory at its start (1 GB takes seconds)."""
+
 _FAILURE = "sesmo-live failure"
 
 
@@ -43,7 +46,7 @@ class Visitor(Protocol):
     def deliver(self, number: int, pixels: Pixels) -> None:
         """Take the image, uint8 or uint16 H×W."""
 
-    def failed(self, number: int, reason: str) -> None:
+    def failed_camera(self, number: int, reason: str) -> None:
         """Learn that the camera gave no image, in its own words."""
 
 
@@ -77,25 +80,26 @@ class Headless:
         from mmpycorex import Core
         from pycromanager import start_headless
 
+        if _engine_is_stuck():
+            raise DeviceError("an earlier acquisition is still stuck in a device; start sesmo-live again")
         _forget_engine()
         file = program / config
         if not file.is_file():
             raise DeviceError(f"there is no Micro-Manager configuration {file}; correct microscope.program and config")
         try:
             with _quiet():
-                start_headless(str(program), str(file), python_backend=True)
+                start_headless(str(program), str(file), python_backend=True, buffer_size_mb=SEQUENCE_BUFFER_MB)
         except Exception as error:
             _forget_engine()
             raise DeviceError(f"Micro-Manager cannot load {file}: {words(error)}") from error
         self.core: Any = Core()
-        self._stuck = False
 
     def take(self, fields: int, visitor: Visitor, stop: Stop, timeout_s: float) -> None:
         """Image the fields; see the protocol."""
         from pycromanager import Acquisition
 
-        if self._stuck:
-            raise StuckError("the acquisition engine is still stuck; start sesmo-live again")
+        if _engine_is_stuck():
+            raise StuckError("an earlier acquisition is still stuck in a device; start sesmo-live again")
         beat = _Beat()
 
         def before(event: dict[str, Any]) -> dict[str, Any] | None:
@@ -110,7 +114,7 @@ class Headless:
             beat.strike()
             number = int(metadata["Axes"]["position"])
             if _FAILURE in metadata:
-                visitor.failed(number, metadata[_FAILURE])
+                visitor.failed_camera(number, metadata[_FAILURE])
             else:
                 _deliver(visitor, number, image)
 
@@ -124,17 +128,22 @@ class Headless:
             acquisition.mark_finished()
             waiting = _Worker(acquisition.await_completion)
             if not waiting.ended(beat, timeout_s, stop):
-                self._stuck = True
+                _STUCK.append(waiting)
                 with contextlib.suppress(Exception):
                     acquisition.abort()
-                self._stuck = not waiting.join(GIVE_UP_S)
+                waiting.join(GIVE_UP_S)
                 raise StuckError(f"{visitor.doing} does not answer for {beat.silent_s:.0f} s")
             waiting.raise_error()
 
     def close(self) -> None:
         """Unload the devices, unless one of them holds the core for ever."""
-        if not self._stuck:
+        if not _engine_is_stuck():
             _forget_engine()
+
+
+def _engine_is_stuck() -> bool:
+    """Say whether an acquisition that was given up still hangs in a device; nothing can be imaged until it ends."""
+    return any(not waiting.join(0) for waiting in _STUCK)
 
 
 def _number(event: dict[str, Any]) -> int:
@@ -195,7 +204,7 @@ def _deliver(visitor: Visitor, number: int, image: Any) -> None:
     if pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16):
         visitor.deliver(number, pixels)
     else:
-        visitor.failed(number, f"its image is {pixels.dtype} {pixels.shape}; set the camera to 8 or 16 bit grey")
+        visitor.failed_camera(number, f"its image is {pixels.dtype} {pixels.shape}; set the camera to 8 or 16 bit grey")
 
 
 class Application:
@@ -250,7 +259,7 @@ class Application:
             tags = tagged.tags
             pixels = np.asarray(tagged.pix).reshape(int(tags["Height"]), int(tags["Width"]))
         except Exception as error:  # noqa: BLE001 — the wire raises what the devices say
-            visitor.failed(number, words(error))
+            visitor.failed_camera(number, words(error))
             return
         _deliver(visitor, number, pixels)
 
@@ -259,7 +268,7 @@ class Application:
         if self._lost:
             _abandon(self.core, self.port)
         else:
-            closing = _Worker(self.core._close)  # noqa: SLF001 — pyjavaz closes at garbage collection only
+            closing = _Worker(self.core._close)
             if not closing.join(2.0):
                 _abandon(self.core, self.port)
 
@@ -268,7 +277,7 @@ def _open_core(port: int) -> Any:
     from mmpycorex.core import ZMQRemoteMMCoreJ
     from pyjavaz.bridge import Bridge
 
-    Bridge._ports_with_terminated_servers.discard(port)  # noqa: SLF001 — it may have been started again
+    Bridge._ports_with_terminated_servers.discard(port)
     return ZMQRemoteMMCoreJ(port=port)
 
 
@@ -281,15 +290,24 @@ def _abandon(core: Any, port: int) -> None:
     from pyjavaz.bridge import Bridge
 
     server_terminated(port)
-    bridge = core._bridge  # noqa: SLF001
-    core._closed = True  # noqa: SLF001
+    bridge = core._bridge
+    core._closed = True
     if bridge is not None:
-        bridge._cached = False  # noqa: SLF001
+        bridge._cached = False
         _ABANDONED.append((core, bridge))
-    Bridge._cached_bridges_by_port.pop(port, None)  # noqa: SLF001
+    Bridge._cached_bridges_by_port.pop(port, None)
 
 
 _ABANDONED: list[Any] = []
+"""Lost connections: kept, as their finalisers would wait for an answer."""
+
+_STUCK: "list[_Worker]" = []
+"""Acquisitions that were given up."""
+
+
+def hangs() -> bool:
+    """Say whether something of this process hangs in a device for ever, so that its end must not wait for it."""
+    return _engine_is_stuck()
 
 
 class _Beat:

@@ -60,7 +60,9 @@ class Imaging(_Section):
     wells: list[str] = Field(default_factory=lambda: ["all"], description="wells and ranges: 'B02:G11', 'A01', 'all'")
     fields: int = Field(1, ge=1, le=1000, description="fields of each well")
     pattern: Literal["grid", "random"] = Field("grid", description="how the fields lie in the well")
-    gap_percent: float = Field(10.0, ge=-50, description="grid: room between fields, % of a field; below 0 they overlap")
+    gap_percent: float = Field(
+        10.0, ge=-50, description="grid: room between fields, % of a field; below 0 they overlap"
+    )
     seed: int = Field(1, ge=0, description="random: seed of the places, which stay the same in all rounds")
     frame_px: tuple[int, int] = Field(description="width and height of the camera's image in pixels")
     pixel_um: Positive = Field(description="µm per pixel in the sample")
@@ -128,6 +130,8 @@ class Plan(_Section):
                 raise ValueError(f"well {well} is not on a plate of {self.plate.wells} wells")
         if self.microscope.connection == "headless" and not (self.microscope.config and self.microscope.program):
             raise ValueError("a headless microscope needs program (Micro-Manager's folder) and config")
+        if self.loop.refocus and not self.focus.device:
+            raise ValueError("loop.refocus needs an autofocus; set focus.device, or leave refocus out")
         if self.rounds.timezone:
             _zone(self.rounds.timezone)
         return self

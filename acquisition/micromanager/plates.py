@@ -13,8 +13,11 @@ from acquisition.micromanager.plan import Plan
 from sesmo_live.errors import ConfigError
 from sesmo_live.wells import fits_plate, parse_well, well_name, well_position
 
-PITCH_TOLERANCE = 0.01
-"""Share by which the distances of the reference wells may differ from the plate type's."""
+PITCH_TOLERANCE = 0.03
+"""Share by which a maker's distance between wells may differ from the plate type's (24 wells: 19.0 to 19.3 mm)."""
+
+MISFIT_UM = 250.0
+"""µm by which a reference well may lie beside its place on the fitted plate: farther off, it is another well."""
 
 FRAME_OVERHEAD_S = 0.06
 """Seconds that a frame takes beside its exposure and its travel, for the estimates (measured with a demo camera)."""
@@ -37,8 +40,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """From the plate (µm right and up of the middle of A01) to the stage: turned, perhaps mirrored, and moved."""
+    """From the plate (µm right and up of the middle of A01) to the stage: turned, perhaps mirrored, and moved.
 
+    `scale` is the distance between this plate's wells over its type's.
+    """
+
+    scale: float
     turn: tuple[tuple[float, float], tuple[float, float]]
     a1_um: tuple[float, float]
 
@@ -55,11 +62,11 @@ class Calibration:
 
     def to_stage(self, points: Floats) -> Floats:
         """Return the stage positions (N×2, µm) of `points` on the plate (N×2, µm)."""
-        return np.asarray(points @ np.array(self.turn).T + np.array(self.a1_um), np.float64)
+        return np.asarray(self.scale * points @ np.array(self.turn).T + np.array(self.a1_um), np.float64)
 
     def to_plate(self, points: Floats) -> Floats:
         """Return the places on the plate (N×2, µm) of stage positions (N×2, µm)."""
-        return np.asarray((points - np.array(self.a1_um)) @ np.array(self.turn), np.float64)
+        return np.asarray((points - np.array(self.a1_um)) @ np.array(self.turn) / self.scale, np.float64)
 
 
 def plate_type(wells: int) -> useq.WellPlate:
@@ -70,7 +77,7 @@ def plate_type(wells: int) -> useq.WellPlate:
 def calibrate(wells: int, reference: Mapping[str, tuple[float, float]]) -> Calibration:
     """Return where a plate lies from the stage positions (µm) of the middles of three or more of its wells.
 
-    Distances are the plate type's; rotation, mirroring and offset are fitted by least squares (Kabsch 1976). Raises
+    Rotation, mirroring, offset and the distance between wells are fitted by least squares (Umeyama 1991). Raises
     ConfigError for fewer than three wells, for wells on one line, and where the distances do not fit the plate type.
     """
     if len(reference) < 3:
@@ -82,20 +89,22 @@ def calibrate(wells: int, reference: Mapping[str, tuple[float, float]]) -> Calib
     plate, stage = _centres(wells, names), np.array(list(reference.values()), np.float64)
     p, s = plate - plate.mean(axis=0), stage - stage.mean(axis=0)
     if np.linalg.svd(p, compute_uv=False)[1] < 1:
-        raise ConfigError(f"the reference wells {', '.join(names)} lie on one line; take one from another row or column")
-    u, _, vt = np.linalg.svd(s.T @ p)
-    turn = u @ vt
-    off = np.hypot(*(s - p @ turn.T).T)
-    limit = max(PITCH_TOLERANCE * float(np.hypot(*np.ptp(p, axis=0))), 100.0)
-    if off.max() > limit:
+        raise ConfigError(
+            f"the reference wells {', '.join(names)} lie on one line; take one from another row or column"
+        )
+    u, spread, vt = np.linalg.svd(s.T @ p)
+    turn, scale = u @ vt, float(spread.sum() / (p**2).sum())
+    off = np.hypot(*(s - scale * p @ turn.T).T)
+    if off.max() > MISFIT_UM or abs(scale - 1) > PITCH_TOLERANCE:
         worst = int(off.argmax())
         raise ConfigError(
-            f"the reference wells do not fit a plate of {wells} wells: {names[worst]} is {off[worst]:.0f} µm off "
-            f"(limit {limit:.0f}); measure their middles again, or correct plate.wells"
+            f"the reference wells do not fit a plate of {wells} wells: its wells would be {scale:.1%} as far apart as "
+            f"they should, and {names[worst]} {off[worst]:.0f} µm beside its place (limits ±{PITCH_TOLERANCE:.0%}, "
+            f"{MISFIT_UM:.0f} µm); measure their middles again, or correct plate.wells"
         )
-    a1 = stage.mean(axis=0) - turn @ plate.mean(axis=0)
+    a1 = stage.mean(axis=0) - scale * turn @ plate.mean(axis=0)
     (a, b), (c, d) = turn.tolist()
-    return Calibration(((a, b), (c, d)), (float(a1[0]), float(a1[1])))
+    return Calibration(scale, ((a, b), (c, d)), (float(a1[0]), float(a1[1])))
 
 
 def _centres(wells: int, names: Sequence[str]) -> Floats:
@@ -128,8 +137,12 @@ def useq_plan(plan: Plan, calibration: Calibration | None = None) -> useq.WellPl
         points = useq.RandomPoints(
             num_points=imaging.fields, random_seed=imaging.seed, allow_overlap=False, **_inner(plan, width, height)
         )
+    plate = plate_type(plan.plate.wells)
+    if calibration:
+        spacing = tuple(calibration.scale * pitch for pitch in plate.well_spacing)
+        plate = plate.model_copy(update={"well_spacing": spacing})
     return useq.WellPlatePlan(
-        plate=plate_type(plan.plate.wells),
+        plate=plate,
         a1_center_xy=calibration.a1_um if calibration else (0.0, 0.0),
         rotation=calibration.rotation_deg if calibration else None,
         selected_wells=(tuple(row - 1 for row, _ in places), tuple(column - 1 for _, column in places)),

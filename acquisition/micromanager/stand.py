@@ -62,7 +62,8 @@ class Stand:
     doing: str = "looking for the devices"
     heights: dict[str, float] = field(default_factory=dict)
     _well: str = ""
-    _base_z: float | None = None
+    _base_z: float = 0.0
+    _prepared: bool = False
 
     def prepare(self) -> None:
         """Look for the devices and set channel and exposure; raise DeviceError for what is missing or refuses."""
@@ -82,8 +83,9 @@ class Stand:
             asked(what, self.core.set_config, imaging.channel_group, imaging.channel)
             asked(what, self.core.wait_for_config, imaging.channel_group, imaging.channel)
         asked("the camera", self.core.set_exposure, float(imaging.exposure_ms))
-        if self._base_z is None and self.z:
+        if self.z and not self._prepared:
             self._base_z = focus.z_um if focus.z_um is not None else float(asked(self.z, self.core.get_position))
+            self._prepared = True
         self._check_camera()
 
     def _check_camera(self) -> None:
@@ -112,11 +114,11 @@ class Stand:
         self._travel(place)
         focused = False
         if self.z:
-            self.move_z(self.heights.get(place.well, self._base_z or 0.0))
+            self.move_z(self._height(place))
         if focus and self.plan.focus.device:
             self.doing = f"the autofocus {self.plan.focus.device}"
             asked(self.doing, self.core.full_focus)
-            self.heights[place.well] = float(asked(self.z, self.core.get_position))
+            self._base_z = self.heights[place.well] = float(asked(self.z, self.core.get_position))
             focused = True
         self._well = place.well
         return replace(self.check(place), focused=focused)
@@ -134,13 +136,17 @@ class Stand:
         if not self.z:
             return Reading(x, y, None)
         z = float(asked(f"the focus {self.z}", self.core.get_position))
-        wanted = self.heights.get(place.well, self._base_z or 0.0)
+        wanted = self._height(place)
         if not abs(z - wanted) <= self.plan.microscope.z_tolerance_um:
             raise DeviceError(
                 f"the focus {self.z} stands at {z:.2f} µm, not at {wanted:.2f} "
                 f"(limit {self.plan.microscope.z_tolerance_um:g})"
             )
         return Reading(x, y, z)
+
+    def _height(self, place: Position) -> float:
+        """Return the focus of a well: what its last autofocus found, else that of the last well that had one."""
+        return self.heights.get(place.well, self._base_z)
 
     def retreat(self) -> None:
         """Take the focus to the safe height, where the plan has one, before anything travels sideways."""
@@ -208,7 +214,7 @@ def asked(what: str, ask: Callable[..., Any], *values: Any) -> Any:
         return ask(*values)
     except StuckError:
         raise
-    except Exception as error:  # noqa: BLE001 — device adapters and the wire raise what they like
+    except Exception as error:
         raise DeviceError(f"{what} failed: {words(error)}") from error
 
 

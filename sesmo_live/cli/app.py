@@ -2,7 +2,7 @@
 
 import typer
 
-from sesmo_live.cli import care, detection, doctor, figures, images, learning, queries, recovery, service
+from sesmo_live.cli import acquisition, care, detection, doctor, figures, images, learning, queries, recovery, service
 
 app = typer.Typer(
     name="sesmo-live",
@@ -14,6 +14,7 @@ app = typer.Typer(
 app.command()(service.demo)
 app.command()(service.run)
 app.command()(service.score)
+app.command()(acquisition.acquire)
 app.command()(images.crop)
 app.command()(images.simulate)
 app.command()(figures.check)
