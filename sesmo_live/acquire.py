@@ -63,7 +63,8 @@ def lay_out(plan: Plan) -> Preview:
 
 
 def _minutes(time_: timedelta) -> str:
-    return f"{time_.total_seconds() / 60:.1f} min"
+    seconds = time_.total_seconds()
+    return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.1f} s"
 
 
 def acquire(
@@ -176,7 +177,7 @@ def store_here(plan: Plan, well: str) -> tuple[dict[str, tuple[float, float]], P
         raise ConfigError("the plan has plate.reference already; take it out to measure the wells at the microscope")
     if plan.microscope.connection != "application":
         raise UsageError(
-            "--here needs the running Micro-Manager, where you steer the stage; set microscope.connection to application"
+            "--here needs the running Micro-Manager, where you steer; set microscope.connection to application"
         )
     microscope = connect(plan.microscope)
     try:

@@ -19,7 +19,7 @@ from acquisition.micromanager.plan import Microscope as Connection
 from acquisition.micromanager.stand import DeviceError, Stop, StuckError, words
 from sesmo_live.records import Pixels
 
-READOUT_S = 2.0
+READOUT_S = 1.0
 """Seconds for which a camera is asked again for an image that it could not read out."""
 
 GIVE_UP_S = 1.5
@@ -80,8 +80,8 @@ class Headless:
         from mmpycorex import Core
         from pycromanager import start_headless
 
-        if _engine_is_stuck():
-            raise DeviceError("an earlier acquisition is still stuck in a device; start sesmo-live again")
+        if stuck := _stuck():
+            raise DeviceError(f"{stuck} still does not answer; switch it off and on, then start sesmo-live again")
         _forget_engine()
         file = program / config
         if not file.is_file():
@@ -98,8 +98,8 @@ class Headless:
         """Image the fields; see the protocol."""
         from pycromanager import Acquisition
 
-        if _engine_is_stuck():
-            raise StuckError("an earlier acquisition is still stuck in a device; start sesmo-live again")
+        if stuck := _stuck():
+            raise StuckError(f"{stuck} still does not answer; switch it off and on, then start sesmo-live again")
         beat = _Beat()
 
         def before(event: dict[str, Any]) -> dict[str, Any] | None:
@@ -128,7 +128,7 @@ class Headless:
             acquisition.mark_finished()
             waiting = _Worker(acquisition.await_completion)
             if not waiting.ended(beat, timeout_s, stop):
-                _STUCK.append(waiting)
+                _STUCK.append((visitor.doing, waiting))
                 with contextlib.suppress(Exception):
                     acquisition.abort()
                 waiting.join(GIVE_UP_S)
@@ -137,13 +137,16 @@ class Headless:
 
     def close(self) -> None:
         """Unload the devices, unless one of them holds the core for ever."""
-        if not _engine_is_stuck():
+        if not _stuck():
             _forget_engine()
 
 
-def _engine_is_stuck() -> bool:
-    """Say whether an acquisition that was given up still hangs in a device; nothing can be imaged until it ends."""
-    return any(not waiting.join(0) for waiting in _STUCK)
+def _stuck() -> str:
+    """Return the device in which an acquisition hangs that was given up, else ""; nothing can be imaged until it ends.
+
+    The engine has one thread for all acquisitions.
+    """
+    return next((doing for doing, waiting in _STUCK if not waiting.join(0)), "")
 
 
 def _number(event: dict[str, Any]) -> int:
@@ -301,13 +304,13 @@ def _abandon(core: Any, port: int) -> None:
 _ABANDONED: list[Any] = []
 """Lost connections: kept, as their finalisers would wait for an answer."""
 
-_STUCK: "list[_Worker]" = []
-"""Acquisitions that were given up."""
+_STUCK: "list[tuple[str, _Worker]]" = []
+"""What was waited for in acquisitions that were given up, and the threads that still wait."""
 
 
 def hangs() -> bool:
     """Say whether something of this process hangs in a device for ever, so that its end must not wait for it."""
-    return _engine_is_stuck()
+    return bool(_stuck())
 
 
 class _Beat:

@@ -134,8 +134,7 @@ class Runner:
     def _miss(self, due: Due) -> None:
         if due.whole:
             text = f"round {due.number}, due at {due.at.astimezone():%H:%M}, was missed: nothing acquired then"
-            self._watcher.trouble(f"{self._plan.plate.name} round {due.number}", text, {"round": due.number})
-            self._report(text)
+            self._trouble(f"{self._plan.plate.name} round {due.number}", text, {"round": due.number})
 
     def _round(self, due: Due) -> Done:
         """Take one round; whatever happens in it is in what is returned."""
@@ -152,7 +151,7 @@ class Runner:
             stand.retreat()
         except DeviceError as error:
             outcome.trouble = str(error)
-            self._disconnect()
+            self._leave()
         except OSError as error:
             outcome.trouble = f"{error.filename or self._plan.folder}: {error.strerror or error}; check the disk"
         outcome.seconds = time.monotonic() - began
@@ -176,8 +175,7 @@ class Runner:
             text = (
                 f"{self._plan.folder} has {room / 1e6:.0f} MB of room, this round needs {needed / 1e6:.0f}; make room"
             )
-            self._watcher.trouble(subject, text, {"free": room, "needed": needed})
-            self._report(text)
+            self._trouble(subject, text, {"free": room, "needed": needed})
         else:
             self._watcher.over(subject)
 
@@ -205,9 +203,9 @@ class Runner:
         sweep = Sweep(stand, self._plan, outcome.due.number, places, focus)
         try:
             sweep.take(self._microscope, self._stop)
-        except StuckError:
+        except StuckError as error:
             outcome.failed = {
-                place: sweep.failed.get(place, NOT_TRIED) for place in places if place not in sweep.written
+                place: sweep.failed.get(place, str(error)) for place in places if place not in sweep.written
             }
             raise
         finally:
@@ -227,20 +225,20 @@ class Runner:
             )
             failed = self._sweep(stand, outcome, places, {place.well for place in places})
             outcome.again = len(places) - len(failed)
-            self._tell(failed, outcome.due, "is out of focus or empty, and was not imaged again")
+            self._tell(failed, outcome.due, "out of focus or empty, and not imaged again,")
 
     def _judge(self, outcome: Done) -> None:
         """Tell what a round came to, and give up where the plan says so; raise AcquisitionError then."""
         plan, due = self._plan, outcome.due
-        self._tell(outcome.failed, due, "is missing")
+        if not outcome.trouble:
+            self._tell(outcome.failed, due, "missing")
         wells = {place.well for place in outcome.written} - {place.well for place in outcome.failed}
         for well in wells:
             self._watcher.over(f"{plan.plate.name} {well}")
         subject = plan.plate.name
         if outcome.trouble:
-            self._watcher.trouble(subject, f"round {due.number}: {outcome.trouble}", {"round": due.number})
-            self._report(f"round {due.number}: {outcome.trouble}")
-        elif outcome.wanted:
+            self._trouble(subject, f"round {due.number}: {outcome.trouble}", {"round": due.number})
+        elif outcome.wanted and NOT_TRIED not in outcome.failed.values():
             self._watcher.over(subject)
         missing = outcome.wanted - len(outcome.written)
         if outcome.wanted:
@@ -263,33 +261,37 @@ class Runner:
         raise AcquisitionError(text)
 
     def _tell(self, failed: Mapping[Position, str], due: Due, what: str) -> None:
-        """Record each well that misses fields, with the first of its reasons."""
+        """Record each well that misses fields, with the first of its reasons; wells not tried are told in one."""
         wells: dict[str, dict[str, str]] = defaultdict(dict)
         for place, reason in failed.items():
             wells[place.well][str(place.field)] = reason
+        untried = [well for well, fields in wells.items() if set(fields.values()) == {NOT_TRIED}]
         for well, fields in wells.items():
-            reason = next((reason for reason in fields.values() if reason != NOT_TRIED), NOT_TRIED)
-            text = f"{well} {_fields(fields)} {what} in round {due.number}: {reason}"
-            details = {"round": due.number, "well": well, "fields": fields}
-            self._watcher.trouble(f"{self._plan.plate.name} {well}", text, details)
-            self._report(text)
+            if well not in untried:
+                reason = next(reason for reason in fields.values() if reason != NOT_TRIED)
+                text = f"{well} {_fields(fields)} {what} in round {due.number}: {reason}"
+                details = {"round": due.number, "well": well, "fields": fields}
+                self._trouble(f"{self._plan.plate.name} {well}", text, details)
+        if untried:
+            text = f"round {due.number} was broken off: {len(untried)} wells from {untried[0]} on were {NOT_TRIED}"
+            self._trouble(self._plan.plate.name, text, {"round": due.number, "wells": untried})
 
-    def _disconnect(self) -> None:
-        if self._microscope is not None:
-            self._microscope.close()
-        self._microscope = self._stand = None
+    def _trouble(self, subject: str, text: str, details: Mapping[str, object]) -> None:
+        self._watcher.trouble(subject, text, details)
+        self._report(text)
 
     def _leave(self) -> None:
         """Park and let the microscope go; a device that hangs is left behind."""
-        stand = self._stand
+        microscope, stand = self._microscope, self._stand
+        self._microscope = self._stand = None
         if stand is not None:
             parking = threading.Thread(target=lambda: self._said(stand.park()), name="parking", daemon=True)
             parking.start()
             parking.join(PARK_S)
             if parking.is_alive():
                 self._report(f"parking does not end ({stand.doing} does not answer); look after the microscope")
-                return
-        self._disconnect()
+        if microscope is not None:
+            microscope.close()
 
     def _said(self, wrong: str) -> None:
         if wrong:
@@ -298,4 +300,4 @@ class Runner:
 
 def _fields(numbers: Iterable[str]) -> str:
     several = sorted(numbers, key=int)
-    return f"field {several[0]}" if len(several) == 1 else f"fields {', '.join(several)}"
+    return f"field {several[0]} is" if len(several) == 1 else f"fields {', '.join(several)} are"
