@@ -45,7 +45,7 @@ def run_demo(folder: Path, *, seed: int = 1, layout: str = "sesmo", stop: thread
     """
     plate = demo_plate(seed)
     check_layout(plate, layout)
-    _clear(folder)
+    clear(folder)
     images = folder / "images"
     images.mkdir(parents=True)
     truth = write_truth(plate, folder)
@@ -102,7 +102,7 @@ def check_layout(plate: VirtualPlate, layout: str) -> None:
         name_of(site, acquired_at(plate, site))
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove an earlier demonstration; refuse to touch a folder that holds something else."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give --output a folder")

@@ -314,9 +314,19 @@ def demo(
     output: Annotated[Path, typer.Option("--output", help="where images and sesmo.db go")] = Path("sesmo-demo"),
     seed: Annotated[int, typer.Option(help="seed of the virtual plate")] = 1,
     layout: Annotated[str, typer.Option(help="layout in which the virtual microscope writes")] = "sesmo",
+    microscope: Annotated[
+        bool, typer.Option("--microscope", help="drive Micro-Manager's demo devices through a plan")
+    ] = False,
 ) -> None:
     """Image a virtual 24-well plate and score it live: nothing else is needed."""
     from sesmo_live.demo import run_demo
 
+    if microscope and layout != "sesmo":
+        raise UsageError("--microscope writes the layout sesmo; leave --layout out")
     with stop_on_signal() as stop:
+        if microscope:
+            from sesmo_live.demo_microscope import run_microscope_demo
+
+            run_microscope_demo(output, seed=seed, stop=stop)
+            return
         run_demo(output, seed=seed, layout=layout, stop=stop)

@@ -1,6 +1,7 @@
 """Short acquisitions on a real MMCore with demo devices, each with one thing wrong.
 
-`python -m tests.microscope.nights FOLDER NIGHT ...`: they run in a process of their own, one after the other, each on a core started anew; every result is a line of JSON.
+`python -m tests.microscope.nights FOLDER NIGHT ...`: they run in a process of their own, one after the other, each on a
+core started anew; every result is a line of JSON.
 Faults are put between our code and the real core's functions, where a device adapter would have raised or lied. The
 camera writes the true position of the stage into each picture, so that a frame can prove where it was taken.
 """
