@@ -55,7 +55,8 @@ def run_microscope_demo(folder: Path, *, seed: int = 1, stop: threading.Event) -
     console = Console(stderr=True)
     console.print(
         f"Micro-Manager's demo devices image plate {plate.name}: {laid.round.frames} frames a round, {laid.rounds} "
-        f"rounds {ROUND_S:.0f} s apart, in which the cells grow older by a day. The camera shows what lies under the stage."
+        f"rounds {ROUND_S:.0f} s apart, in which the cells grow older by a day. The camera shows what lies under "
+        "the stage."
     )
     summary = _drive_and_score(plan, plate, settings_for(plan), stop)
     if summary.progress.scored:
