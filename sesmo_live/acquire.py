@@ -19,7 +19,7 @@ from acquisition.micromanager.schedule import reference_wells, schedule, store_c
 from acquisition.micromanager.stand import DeviceError, asked
 from db.care import upgrade
 from db.engine import open_engine, open_reader, store_errors, utc_now
-from db.incidents import close_incident, open_incident
+from db.incidents import close_incident, open_incident, open_incidents
 from db.ledger import images_at
 from sesmo_live.errors import ConfigError, StoreError, UsageError
 from sesmo_live.results import timecourse
@@ -98,15 +98,20 @@ class Book:
         self._plan = plan
         self._engine = open_engine(plan.database, write=True, checkpoint=False)
         self._waiting: list[Callable[[Connection], Any]] = []
+        with store_errors(plan.database), self._engine.begin() as connection:
+            self._open = {row.subject for row in open_incidents(connection) if row.kind == KIND}
 
     def trouble(self, subject: str, message: str, details: Mapping[str, object]) -> None:
         """Open an incident, unless one of this subject is open."""
         moment = utc_now()
+        self._open.add(subject)
         self._write(lambda connection: open_incident(connection, KIND, subject, message, details, opened_at=moment))
 
     def over(self, subject: str) -> None:
         """Close the incident of this subject, if there is one."""
-        self._write(lambda connection: close_incident(connection, KIND, subject, "imaged again"))
+        if subject in self._open:
+            self._open.discard(subject)
+            self._write(lambda connection: close_incident(connection, KIND, subject, "imaged again"))
 
     def _write(self, act: Callable[[Connection], Any]) -> None:
         self._waiting.append(act)

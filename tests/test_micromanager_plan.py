@@ -99,8 +99,10 @@ def test_three_wells_find_a_plate_that_is_turned_mirrored_and_moved(
     reference = {well_name(r, c): middle(r, c) for r, c in [(1, 1), (1, columns), (rows, 1)]}
     found = calibrate(wells, reference)
     assert found.mirrored == mirrored
-    data: dict[str, Any] = {"plate": {"wells": wells, "reference": reference}, "imaging": {"wells": ["all"]}}
-    data["imaging"]["frame_px"] = (200, 200)
+    data: dict[str, Any] = {
+        "plate": {"wells": wells, "reference": reference},
+        "imaging": {"wells": ["A01", "B02", well_name(rows, columns)], "frame_px": (200, 200)},
+    }
     for place in positions(plan(**data), found):
         row, column = divmod(
             [well_name(r, c) for r in range(1, rows + 1) for c in range(1, columns + 1)].index(place.well), columns
@@ -215,3 +217,17 @@ def test_what_was_done_outlives_the_process(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="delete it to begin the plan anew"):
         State(one, NOON)
     assert isinstance(schedule(one, NOON)[0], Due)
+
+
+def test_the_example_is_a_plan_and_every_key_is_explained() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    page, example = (docs / "microscope.md").read_text("utf-8"), (docs / "plan.toml").read_text("utf-8")
+    laid = lay_out(load_plan(docs / "plan.toml"))
+    assert (laid.round.frames, laid.rounds, laid.warnings) == (120, 145, ())
+    for name, section in Plan.model_fields.items():
+        kind = section.annotation
+        assert kind is not None
+        keys = list(getattr(kind, "model_fields", {name: None}))
+        for key in keys:
+            assert f"`{key}`" in page or f"`{key} = " in page, key
+            assert f"\n{key} = " in example or f"\n# {key} = " in example, key

@@ -206,7 +206,10 @@ def plan_from(data: dict[str, Any], source: str) -> Plan:
     try:
         return Plan.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()
+        first = next(
+            (one for one in found if one["type"] == "extra_forbidden"), found[0]
+        )  # a typo is missing elsewhere
         location = [str(part) for part in first["loc"]]
         where, message = ".".join(location), first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":

@@ -104,7 +104,8 @@ def calibrate(wells: int, reference: Mapping[str, tuple[float, float]]) -> Calib
         )
     a1 = stage.mean(axis=0) - scale * turn @ plate.mean(axis=0)
     (a, b), (c, d) = turn.tolist()
-    return Calibration(scale, ((a, b), (c, d)), (float(a1[0]), float(a1[1])))
+    x, y = (round(float(value), 6) + 0.0 for value in a1)  # no −0
+    return Calibration(scale, ((a, b), (c, d)), (x, y))
 
 
 def _centres(wells: int, names: Sequence[str]) -> Floats:

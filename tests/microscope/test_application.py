@@ -14,6 +14,7 @@ from acquisition.micromanager.microscope import connect
 from acquisition.micromanager.plan import Microscope
 from acquisition.micromanager.stand import DeviceError, words
 from tests.figures import figure
+from tests.microscope.test_acquire import write_plan
 from tests.microscope.test_faults import frames, python, recorded
 
 pytest.importorskip("mm_test_adapters", reason="needs mm-test-adapters")
@@ -89,6 +90,22 @@ def test_a_lost_connection_costs_a_round_and_is_made_again(tmp_path: Path, port:
     assert {len(names) for names in found.values()} <= {2, 3, 4, 5, 6}
     assert sum(map(len, found.values())) == 4 + 24
     figure("lost connection: 4 of 12 frames of that round, 24 of 24 of the next two, none at a wrong well")
+
+
+def test_reference_wells_are_kept_from_where_the_stage_stands(tmp_path: Path, port: int) -> None:
+    plan = write_plan(tmp_path, plate='name = "P7"\nwells = 96', microscope=f"port = {port}")
+    with peer(port):
+        process = python("sesmo-live", "acquire", plan, "--here", "A1")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "A01: 0.0, 0.0 µm" in err
+        assert "2 more to go: steer to another well and run this again" in err
+        kept = tmp_path / "images" / "P7" / "calibration.json"
+        kept.write_text(json.dumps({"reference": {"A12": [99_000, 0], "H01": [0, 63_000]}}))
+        process = python("sesmo-live", "acquire", plan, "--here", "A1")
+        _, err = process.communicate(timeout=60)
+    assert "A01 at 0.0, 0.0 µm, turned 0.00°" in err
+    assert json.loads(kept.read_text())["reference"]["A01"] == [0, 0]
 
 
 def test_what_does_not_answer_is_said_with_the_remedy(port: int) -> None:

@@ -31,8 +31,9 @@ OUTER_S = 100
 
 
 def python(*words: object, **options: Any) -> "subprocess.Popen[str]":
-    """Start a module of the tests in a process of its own."""
-    command = [sys.executable, "-m", *map(str, words)]
+    """Start a module of the tests, or the program itself, in a process of its own."""
+    program = ["-c", "from sesmo_live.cli import main; main()"] if words[0] == "sesmo-live" else ["-m", str(words[0])]
+    command = [sys.executable, *program, *map(str, words[1:])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
@@ -181,3 +182,20 @@ def test_a_restart_after_kill_goes_on_with_the_next_due_round(tmp_path: Path) ->
     assert {len(names) for names in after.values()} == {6}
     assert all(name in after[well] for well, names in before.items() for name in names)
     figure(f"kill -9 between rounds: 18 of 18 frames once each, on with round 2; {time.monotonic() - began:.1f} s")
+
+
+def test_a_round_that_was_killed_is_finished(tmp_path: Path) -> None:
+    words = ("tests.microscope.ending", tmp_path / "half", 60, 1)
+    first = python(*words)
+    until = time.monotonic() + 60
+    while not list((tmp_path / "half").rglob("*.tif")) and time.monotonic() < until:
+        time.sleep(0.005)
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=10)
+    before = {path.name for path in (tmp_path / "half").rglob("*.tif")}
+    second = python(*words)
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert {well: len(names) for well, names in frames(tmp_path / "half").items()} == {"B02": 2, "B03": 2, "B04": 2}
+    assert before <= {path.name for path in (tmp_path / "half").rglob("*.tif")}
+    figure(f"kill -9 within a round: {len(before)} of 6 frames before, 6 of 6 after the restart, none twice")

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from acquisition.micromanager.plates import calibrate, well_under
-from acquisition.tiff import page_infos
+from acquisition.tiff import read_pages
 from db.engine import open_reader
 from db.queries import image_rows, images_where
 from tests.figures import figure
@@ -50,9 +50,16 @@ def check(folder: Path, result: dict[str, Any], wells: int) -> None:
     assert result["scored"] == wanted
 
 
-def test_a_small_plate_is_imaged_and_scored(tmp_path: Path) -> None:
-    result = run(tmp_path, 100, "B02:B04", "stub", 3)
-    check(tmp_path, result, 3)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Image and score three wells, two fields, three rounds; return folder and result."""
+    folder = tmp_path_factory.mktemp("small")
+    return folder, run(folder, 100, "B02:B04", "stub", 4)
+
+
+def test_a_small_plate_is_imaged_and_scored(small: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = small
+    check(folder, result, 3)
     figure(
         f"18 of 18 frames at their wells and scored; rounds at {result['rates']} frames/s (512², first one rendered)"
     )
@@ -68,9 +75,8 @@ def test_a_whole_plate_is_imaged_and_scored(tmp_path: Path) -> None:
     figure(f"576 of 576 frames at their wells and scored, {result['cells']} cells; {result['rates']} frames/s at 512²")
 
 
-def test_a_frame_carries_what_is_known_of_it(tmp_path: Path) -> None:
-    run(tmp_path, 100, "B02", "stub", 1)
-    path = sorted((tmp_path / "images").rglob("*_f1_t1_*.tif"))[0]
+def test_a_frame_carries_what_is_known_of_it(small: tuple[Path, dict[str, Any]]) -> None:
+    (path,) = (small[0] / "images").rglob("B02_f1_t1_*.tif")
     with tifffile.TiffFile(path) as file:
         image = tifffile.xml2dict(file.ome_metadata)["OME"]
         assert file.pages.first.compression == 1
@@ -82,7 +88,7 @@ def test_a_frame_carries_what_is_known_of_it(tmp_path: Path) -> None:
         **{"well": "B02", "field": 1, "round": 1, "autofocus": "run"}
     }
     assert abs(float(said["intended_x_um"]) - plane["PositionX"]) < 1
-    (info,) = page_infos(path)
+    (info,) = read_pages(path)
     assert info.pixel_um == 1.24
     assert info.acquired_at is not None
     assert info.acquired_at.tzinfo is not None
