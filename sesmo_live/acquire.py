@@ -189,7 +189,7 @@ def store_here(plan: Plan, well: str) -> tuple[dict[str, tuple[float, float]], P
         core = microscope.core
         if not asked("the core", core.get_xy_stage_device):
             raise DeviceError("Micro-Manager has no XY stage; choose one in its configuration (Core-XYStage)")
-        x, y = (float(asked("the stage", get)) for get in (core.get_x_position, core.get_y_position))
+        x, y = (round(float(asked("the stage", get)), 3) + 0.0 for get in (core.get_x_position, core.get_y_position))
     finally:
         microscope.close()
     reference = {**reference_wells(plan), name: (x, y)}

@@ -1,6 +1,7 @@
 """The command line over a microscope that shows virtual cells: `python -m tests.microscope.cells acquire PLAN`."""
 
 from typing import Any
+from unittest.mock import patch
 
 from acquisition.micromanager import runner, virtual
 from acquisition.micromanager.microscope import Headless
@@ -17,5 +18,5 @@ def connect(_connection: Any) -> Headless:
 
 
 if __name__ == "__main__":
-    runner.connect = preview.connect = connect  # type: ignore[assignment]
-    main()
+    with patch.object(runner, "connect", connect), patch.object(preview, "connect", connect):
+        main()

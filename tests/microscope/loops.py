@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from acquisition.micromanager import virtual
-from acquisition.micromanager.microscope import Headless
 from acquisition.micromanager.runner import Done
+from acquisition.simulator import render_at
 from sesmo_live import service
 from sesmo_live.acquire import acquire
 from sesmo_live.demo import simulate_plate
@@ -22,16 +23,15 @@ from sesmo_live.demo_microscope import settings_for
 from tests.microscope.whole import whole_plan
 from tests.stub import lazy_stub
 
-EVERY_S = 12.0
+EVERY_S = 24.0
 MOVES = "B12"
 
 
 def moving(began: float) -> Callable[..., Any]:
     """Return a renderer whose last column grows brighter in the middle tones with time, and so in its crops."""
-    render = virtual.render_at
 
     def look(plate: Any, x: float, y: float, hours: float, **where: Any) -> Any:
-        pixels = render(plate, x, y, hours, **where)
+        pixels = render_at(plate, x, y, hours, **where)
         rounds = int((time.monotonic() - began) / EVERY_S)
         if x < 90_000:
             return pixels
@@ -59,13 +59,10 @@ def main() -> None:
     while not Path(plan.database).exists():
         time.sleep(0.1)
     time.sleep(1.0)
-    virtual.render_at = moving(time.monotonic())
-
-    def opened() -> Headless:
-        return virtual.open_virtual(plate, lambda: 24.0)
-
+    microscope = virtual.open_virtual(plate, lambda: 24.0)  # before the clock of the rounds begins
+    patch.object(virtual, "render_at", moving(time.monotonic())).start()
     try:
-        done = acquire(plan, threading.Event(), said.append, opened)
+        done = acquire(plan, threading.Event(), said.append, lambda: microscope)
     finally:
         time.sleep(2.0)
         stop.set()

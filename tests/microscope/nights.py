@@ -13,16 +13,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
-from acquisition.micromanager import runner, sweep
+from acquisition.micromanager import sweep
+from acquisition.micromanager.frames import write_frame
 from acquisition.micromanager.microscope import Headless, hangs
 from acquisition.micromanager.plan import Plan, plan_from
 from acquisition.micromanager.runner import Done
+from acquisition.micromanager.stand import Stand
 from acquisition.micromanager.virtual import demo_connection
 from sesmo_live.acquire import acquire
 from sesmo_live.errors import SesmoError
@@ -80,7 +83,7 @@ def open_core(break_it: Break | None = None) -> Headless:
 
 def at_bad_well(core: Any) -> bool:
     """Say whether the stage really stands at the bad well."""
-    return abs(core.get_x_position() - 18_000) < 4_000 and abs(core.get_y_position() - 9_000) < 4_000
+    return bool(abs(core.get_x_position() - 18_000) < 4_000 and abs(core.get_y_position() - 9_000) < 4_000)
 
 
 def stage_offset(core: Any) -> None:
@@ -186,20 +189,18 @@ def night(folder: Path, name: str, break_it: Break | None, **changes: dict[str, 
 
     began, ended, done = time.monotonic(), "", list[Done]()
     height = [float("nan")]
-    park = runner.Stand.park
+    park = Stand.park
 
     def parked(stand: Any) -> str:
         wrong = park(stand)
         height[0] = stand.core.get_position()
         return wrong
 
-    runner.Stand.park = parked  # type: ignore[method-assign]
     try:
-        done = acquire(plan(folder / name, **changes), threading.Event(), said.append, opened)
+        with patch.object(Stand, "park", parked):
+            done = acquire(plan(folder / name, **changes), threading.Event(), said.append, opened)
     except SesmoError as error:
         ended = str(error)
-    finally:
-        runner.Stand.park = park  # type: ignore[method-assign]
     return {
         "night": name,
         "ended": ended,
@@ -211,21 +212,18 @@ def night(folder: Path, name: str, break_it: Break | None, **changes: dict[str, 
 
 
 @contextlib.contextmanager
-def writing_fails(error: Exception, times: int) -> Any:
+def writing_fails(error: Exception, times: int) -> Iterator[None]:
     """Let the writing of frames of the bad well fail so often."""
-    write, left = sweep.write_frame, [times]
+    left = [times]
 
     def refuse(plan_: Plan, frame: Any) -> Path:
         if frame.place.well == BAD and left[0]:
             left[0] -= 1
             raise error
-        return write(plan_, frame)
+        return write_frame(plan_, frame)
 
-    sweep.write_frame = refuse
-    try:
+    with patch.object(sweep, "write_frame", refuse):
         yield
-    finally:
-        sweep.write_frame = write
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ class Peer:
 
 def bound(port: int) -> Any:
     """Return a socket that answers on `port`."""
-    socket = zmq.Context.instance().socket(zmq.REP)
+    socket: Any = zmq.Context.instance().socket(zmq.REP)
     while True:
         try:
             socket.bind(f"tcp://127.0.0.1:{port}")

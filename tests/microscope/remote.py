@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from sesmo_live.acquire import acquire
 from sesmo_live.errors import SesmoError
@@ -17,8 +18,8 @@ from tests.microscope.nights import plan
 def main() -> None:
     """Acquire, and print what was said, then how it ended."""
     folder, port, rounds, every_s = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-    changes = {
-        "microscope": {"connection": "application", "port": port, "timeout_s": 1.5, "properties": ["Camera-Binning"]},
+    changes: dict[str, dict[str, Any]] = {
+        "microscope": {"connection": "application", "port": port, "timeout_s": 4.0, "properties": ["Camera-Binning"]},
         "rounds": {"every_min": every_s / 60, "for_h": (rounds - 1) * every_s / 3600},
     }
     began, ended = time.monotonic(), ""

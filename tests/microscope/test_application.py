@@ -43,7 +43,7 @@ def peer(port: int, fault: str = "") -> Iterator["subprocess.Popen[str]"]:
 
 def ended(process: "subprocess.Popen[str]") -> tuple[str, dict[str, Any]]:
     """Wait for an acquisition; return what it said, and how it ended."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     *said, result = out.splitlines()
@@ -51,35 +51,24 @@ def ended(process: "subprocess.Popen[str]") -> tuple[str, dict[str, Any]]:
 
 
 def test_a_plate_is_imaged_through_the_applications_port(tmp_path: Path, port: int) -> None:
-    with peer(port):
-        said, result = ended(python("tests.microscope.remote", tmp_path, port, 2, 4))
+    with peer(port, "stage_raises"):
+        said, result = ended(python("tests.microscope.remote", tmp_path, port, 1, 1))
     assert result["ended"] == ""
-    assert "round 1: 12 of 12 frames" in said
-    assert "round 2: 12 of 12 frames" in said
+    assert "round 1: 10 of 12 frames" in said
     assert {well: len(names) for well, names in frames(tmp_path).items()} == dict.fromkeys(
-        ("B02", "B03", "B04", "C02", "C03", "C04"), 4
+        ("B02", "B04", "C02", "C03", "C04"), 2
     )
-    figure("running application (peer): 24 of 24 frames, each at its well")
-
-
-@pytest.mark.parametrize(
-    ("fault", "sentence"),
-    [
-        ("stage_raises", 'the stage XY failed: Error in device "XY": Serial command failed (107)'),
-        ("readout_fails", 'the camera failed: Error in device "Camera": image buffer read failed'),
-    ],
-)
-def test_a_devices_words_come_through_the_wire(tmp_path: Path, port: int, fault: str, sentence: str) -> None:
-    with peer(port, fault):
-        ended(python("tests.microscope.remote", tmp_path, port, 1, 1))
-    assert sorted(frames(tmp_path)) == ["B02", "B04", "C02", "C03", "C04"]
-    (message,) = recorded(tmp_path)
-    assert message == f"B03 fields 1, 2 are missing in round 1: {sentence}"
+    (message,) = recorded(tmp_path)  # the device's own words, through the wire
+    assert message.startswith("B03 fields 1, 2 are missing in round 1: the stage XY failed: ")
+    assert message.endswith('Error in device "XY": Serial command failed (107)')
+    figure(
+        "running application (peer): 10 of 12 frames, each at its well; the refused well named in the device's words"
+    )
 
 
 def test_a_lost_connection_costs_a_round_and_is_made_again(tmp_path: Path, port: int) -> None:
     with peer(port, "restarts"):
-        said, result = ended(python("tests.microscope.remote", tmp_path, port, 3, 8))
+        said, result = ended(python("tests.microscope.remote", tmp_path, port, 3, 16))
     assert result["ended"] == ""
     lost = f"round 1: the connection to Micro-Manager on port {port} does not answer for"
     assert lost in said
@@ -96,14 +85,14 @@ def test_reference_wells_are_kept_from_where_the_stage_stands(tmp_path: Path, po
     plan = write_plan(tmp_path, plate='name = "P7"\nwells = 96', microscope=f"port = {port}")
     with peer(port):
         process = python("sesmo-live", "acquire", plan, "--here", "A1")
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
         assert "A01: 0.0, 0.0 µm" in err
         assert "2 more to go: steer to another well and run this again" in err
         kept = tmp_path / "images" / "P7" / "calibration.json"
         kept.write_text(json.dumps({"reference": {"A12": [99_000, 0], "H01": [0, 63_000]}}))
         process = python("sesmo-live", "acquire", plan, "--here", "A1")
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=100)
     assert "A01 at 0.0, 0.0 µm, turned 0.00°" in err
     assert json.loads(kept.read_text())["reference"]["A01"] == [0, 0]
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tifffile
 
 from acquisition.micromanager.plates import calibrate, well_under
 from acquisition.tiff import read_pages
 from db.engine import open_reader
 from db.queries import image_rows, images_where
 from tests.figures import figure
+from tests.microscope.ome import ome
 from tests.microscope.test_faults import python
 
 pytest.importorskip("mm_test_adapters", reason="needs mm-test-adapters")
@@ -43,9 +43,7 @@ def check(folder: Path, result: dict[str, Any], wells: int) -> None:
     assert [row["state"] for row in rows] == ["scored"] * wanted
     assert len({(row["well"], row["field"], row["timepoint"]) for row in rows}) == wanted
     for row in rows:
-        with tifffile.TiffFile(row["path"]) as file:
-            image = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
-        plane = image["Pixels"]["Plane"]
+        plane = ome(row["path"])["Image"]["Pixels"]["Plane"]
         assert well_under(96, PLATE, float(plane["PositionX"]), float(plane["PositionY"])) == row["well"]
     assert result["scored"] == wanted
 
@@ -54,7 +52,7 @@ def check(folder: Path, result: dict[str, Any], wells: int) -> None:
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Image and score three wells, two fields, three rounds; return folder and result."""
     folder = tmp_path_factory.mktemp("small")
-    return folder, run(folder, 100, "B02:B04", "stub", 4)
+    return folder, run(folder, 100, "B02:B04", "stub", 10)
 
 
 def test_a_small_plate_is_imaged_and_scored(small: tuple[Path, dict[str, Any]]) -> None:
@@ -77,9 +75,7 @@ def test_a_whole_plate_is_imaged_and_scored(tmp_path: Path) -> None:
 
 def test_a_frame_carries_what_is_known_of_it(small: tuple[Path, dict[str, Any]]) -> None:
     (path,) = (small[0] / "images").rglob("B02_f1_t1_*.tif")
-    with tifffile.TiffFile(path) as file:
-        image = tifffile.xml2dict(file.ome_metadata)["OME"]
-        assert file.pages.first.compression == 1
+    image = ome(path)
     plane, notes = image["Image"]["Pixels"]["Plane"], image["StructuredAnnotations"]["MapAnnotation"]["Value"]["M"]
     assert (plane["ExposureTime"], plane["ExposureTimeUnit"]) == (5, "ms")
     assert plane["PositionZ"] == pytest.approx(40 + 3e-4 * plane["PositionX"] + 2e-4 * plane["PositionY"], abs=0.1)

@@ -13,18 +13,18 @@ import threading
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-import tifffile
 
 from acquisition.micromanager import virtual
-from acquisition.micromanager.microscope import Headless
 from acquisition.micromanager.plan import Plan, plan_from
-from acquisition.simulator import VirtualPlate
+from acquisition.simulator import VirtualPlate, render_at
 from sesmo_live import service
 from sesmo_live.acquire import acquire
 from sesmo_live.demo import simulate_plate
 from sesmo_live.demo_microscope import settings_for
+from tests.microscope.ome import ome
 from tests.stub import lazy_stub
 
 REFERENCE = {"A01": (0.0, 0.0), "A12": (99_000.0, 0.0), "H01": (0.0, 63_000.0)}
@@ -49,27 +49,24 @@ def whole_plan(folder: Path, wells: str, plate: VirtualPlate, every_s: float) ->
 
 def remember_pictures() -> None:
     """Render each place once; a corner pixel tells the frames apart, as copies of one picture are not scored twice."""
-    render, seen = virtual.render_at, dict[tuple[int, int], Any]()
+    seen = dict[tuple[int, int], Any]()
 
     def look(plate: VirtualPlate, x: float, y: float, hours: float, *, z_um: float, frame: int) -> Any:
         key = round(x), round(y)
         if key not in seen:
-            seen[key] = render(plate, x, y, hours, z_um=z_um)
+            seen[key] = render_at(plate, x, y, hours, z_um=z_um)
         pixels = seen[key].copy()
         pixels[0, 0] = frame
         return pixels
 
-    virtual.render_at = look
+    patch.object(virtual, "render_at", look).start()
 
 
 def rate(paths: list[Path]) -> float:
     """Return frames per second from the times in the frames of one round."""
     times = []
     for path in paths:
-        with tifffile.TiffFile(path) as file:
-            times.append(
-                datetime.fromisoformat(tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]["AcquisitionDate"])
-            )
+        times.append(datetime.fromisoformat(ome(path)["Image"]["AcquisitionDate"]))
     times.sort()
     return (len(times) - 1) / (times[-1] - times[0]).total_seconds()
 
@@ -82,11 +79,8 @@ def main() -> None:
     plan = whole_plan(folder, wells, plate, every_s)
     remember_pictures()
     said: list[str] = []
-
-    def opened() -> Headless:
-        return virtual.open_virtual(plate, lambda: 24.0)
-
-    done = acquire(plan, threading.Event(), said.append, opened)
+    microscope = virtual.open_virtual(plate, lambda: 24.0)  # before the clock of the rounds begins
+    done = acquire(plan, threading.Event(), said.append, lambda: microscope)
     if network == "stub":
         service.lazy_scorer = lazy_stub
     summary = service.score_folder(settings_for(plan))
