@@ -213,6 +213,10 @@ def test_what_was_done_outlives_the_process(tmp_path: Path) -> None:
         UsageError, match="was begun with rounds every 30 min; keep that, or give the plate another run"
     ):
         State(plan(folder=tmp_path, rounds={"every_min": 20}), NOON)  # type: ignore[arg-type]
+    again._path = tmp_path / "plan.toml" / "acquisition.json"  # a place that cannot be written
+    (tmp_path / "plan.toml").write_text("")
+    again.finish(2)
+    assert again.done == {1, 2}
     (plate_folder(one) / "acquisition.json").write_text(json.dumps({"start": 3}))
     with pytest.raises(UsageError, match="delete it to begin the plan anew"):
         State(one, NOON)

@@ -22,7 +22,10 @@ from sesmo_live.records import Pixels
 READOUT_S = 1.0
 """Seconds for which a camera is asked again for an image that it could not read out."""
 
-GIVE_UP_S = 1.5
+GIVE_UP_S = 0.6
+"""Seconds for which a device may be silent once told to stop: an abort must not take two seconds."""
+
+LAST_CHANCE_S = 0.3
 """Seconds for which a stuck acquisition is given the chance to end."""
 
 SEQUENCE_BUFFER_MB = 16
@@ -131,7 +134,7 @@ class Headless:
                 _STUCK.append((visitor.doing, waiting))
                 with contextlib.suppress(Exception):
                     acquisition.abort()
-                waiting.join(GIVE_UP_S)
+                waiting.join(LAST_CHANCE_S)
                 raise StuckError(f"{visitor.doing} does not answer for {beat.silent_s:.0f} s")
             waiting.raise_error()
 

@@ -1,5 +1,6 @@
 """When rounds are due, and what is remembered of them: a killed acquisition goes on with the next one."""
 
+import contextlib
 import json
 import math
 import os
@@ -81,9 +82,10 @@ class State:
         self._write()
 
     def finish(self, number: int) -> None:
-        """Remember that a round is over."""
+        """Remember that a round is over; on a full disk in memory alone, as its files tell a restart the same."""
         self.done.add(number)
-        self._write()
+        with contextlib.suppress(OSError):
+            self._write()
 
     def _read(self) -> dict[str, Any]:
         if not self._path.is_file():
@@ -110,8 +112,12 @@ def write_json(path: Path, content: Any) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)  # noqa: PTH105 — the one that replaces on every system
+    try:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)  # noqa: PTH105 — the one that replaces on every system
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def reference_wells(plan: Plan) -> dict[str, tuple[float, float]]:

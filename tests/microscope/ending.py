@@ -5,15 +5,16 @@
 With a fourth word it is told to stop by itself at a certain point, and prints how many seconds that took.
 """
 
+import os
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from acquisition.micromanager.microscope import Headless
+from acquisition.micromanager.microscope import Headless, hangs
 from sesmo_live.acquire import acquire
-from tests.microscope.nights import open_core, plan
+from tests.microscope.nights import camera_hangs, open_core, plan
 
 
 def slow_stage(core: Any) -> None:
@@ -37,8 +38,8 @@ def main() -> None:
             threading.Timer(0.5, pull).start()
 
     def opened() -> Headless:
-        microscope = open_core(slow_stage if point == "travelling" else None)
-        if point == "travelling":
+        microscope = open_core({"travelling": slow_stage, "hanging": camera_hangs}.get(point))
+        if point in ("travelling", "hanging"):
             threading.Timer(1.0, pull).start()
         return microscope
 
@@ -46,6 +47,8 @@ def main() -> None:
     acquire(plan(folder, rounds=every, imaging={"wells": ["B02:B04"]}), stop, report, opened)
     if point:
         print(f"stopped in {time.monotonic() - stopped[0]:.3f} s", flush=True)  # noqa: T201
+    if hangs():
+        os._exit(0)
 
 
 if __name__ == "__main__":

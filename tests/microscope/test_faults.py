@@ -149,7 +149,7 @@ def test_all_nights_ran_in_one_process_each_on_a_core_started_anew(nights: dict[
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("point", ["waiting", "travelling"])
+@pytest.mark.parametrize("point", ["waiting", "travelling", "hanging"])
 def test_an_abort_takes_less_than_two_seconds(tmp_path: Path, point: str) -> None:
     process = python("tests.microscope.ending", tmp_path / point, 60, 3, point)
     out, err = process.communicate(timeout=60)
