@@ -101,7 +101,7 @@ def _preview(plan: "Plan", well: str, out: Path, model: Path) -> None:
 def _acquire(plan: "Plan") -> None:
     from sesmo_live.acquire import acquire as run_plan
 
-    with _leaving_what_hangs(), stop_on_signal("stopping: the stage halts, the microscope is parked") as stop:
+    with _leaving_what_hangs(), stop_on_signal() as stop:
         done = run_plan(plan, stop, lambda text: say([text]))
     frames, wanted = sum(len(one.written) for one in done), sum(one.wanted for one in done)
     say([f"{count(len(done), 'round')}: {frames} of {count(wanted, 'frame')} taken"])

@@ -30,16 +30,14 @@ _MOST_REASONS = 20
 
 
 @contextmanager
-def stop_on_signal(
-    said: str = "stopping: images under way are finished, the others stay pending",
-) -> Iterator[threading.Event]:
-    """Set the event at Ctrl-C or SIGTERM, and say so; a second Ctrl-C ends the program at once."""
+def stop_on_signal() -> Iterator[threading.Event]:
+    """Set the event at Ctrl-C or SIGTERM; a second Ctrl-C ends the program at once."""
     stop = threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
-        say([said])
+        say(["stopping: images under way are finished, the others stay pending"])
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
