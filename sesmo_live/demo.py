@@ -55,7 +55,7 @@ def run_demo(
     """
     plate = demo_plate(seed)
     check_layout(plate, layout)
-    _clear(folder)
+    clear(folder)
     images = folder / "images"
     images.mkdir(parents=True)
     truth = write_truth(plate, folder)
@@ -124,7 +124,7 @@ def check_layout(plate: VirtualPlate, layout: str) -> None:
         name_of(site, acquired_at(plate, site))
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove an earlier demonstration; refuse to touch a folder that holds something else."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give --output a folder")

@@ -3,6 +3,7 @@
 import typer
 
 from sesmo_live.cli import (
+    acquisition,
     care,
     detection,
     doctor,
@@ -27,6 +28,7 @@ app.command()(service.demo)
 app.command()(service.run)
 app.command()(service.score)
 app.command()(serve.serve)
+app.command()(acquisition.acquire)
 app.command()(images.crop)
 app.command()(images.simulate)
 app.command()(figures.check)

@@ -323,10 +323,20 @@ def demo(
     port: o.PortOption = None,
     no_page: o.NoPageOption = False,
     open_page: o.OpenOption = False,
+    microscope: Annotated[
+        bool, typer.Option("--microscope", help="drive Micro-Manager's demo devices through a plan")
+    ] = False,
 ) -> None:
     """Image a virtual 24-well plate and score it live: nothing else is needed."""
     from sesmo_live.demo import run_demo
 
+    if microscope and layout != "sesmo":
+        raise UsageError("--microscope writes the layout sesmo; leave --layout out")
     with stop_on_signal() as stop:
+        if microscope:
+            from sesmo_live.demo_microscope import run_microscope_demo
+
+            run_microscope_demo(output, seed=seed, stop=stop)
+            return
         web = {} if port is None else {"port": port}
         run_demo(output, seed=seed, layout=layout, stop=stop, web={**web, "enabled": not no_page}, open_page=open_page)

@@ -1,0 +1,303 @@
+"""Round after round by our own clock: image, try again, refocus what was refused, stop when it makes no sense."""
+
+import shutil
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+from acquisition.micromanager.frames import frame_prefix
+from acquisition.micromanager.microscope import Microscope, connect
+from acquisition.micromanager.plan import Plan
+from acquisition.micromanager.plates import Position, estimate
+from acquisition.micromanager.schedule import Due, State, choose, plate_folder, schedule
+from acquisition.micromanager.stand import DeviceError, Stand, StuckError
+from acquisition.micromanager.sweep import NOT_TRIED, Sweep, focus_wells
+from sesmo_live.errors import SesmoError, UsageError
+
+PARK_S = 1.0
+"""Seconds that parking may take before the program leaves a device that does not answer."""
+
+LOOK_S = 0.5
+"""Seconds between two looks at the clock while waiting for a round; a sleeping computer must not shift it."""
+
+
+class AcquisitionError(SesmoError):
+    """The acquisition was given up; the microscope is parked."""
+
+
+class Watcher(Protocol):
+    """Who is told of trouble, and who knows the scores; none of these may raise."""
+
+    def trouble(self, subject: str, message: str, details: Mapping[str, object]) -> None:
+        """Record that something is wrong with `subject`."""
+
+    def over(self, subject: str) -> None:
+        """Record that it is no more, if it was."""
+
+    def unfocused(self, frames: Collection[Path], wait_s: float, stop: threading.Event) -> set[Path]:
+        """Wait until `frames` are judged, and return those that were refused as out of focus or empty."""
+
+    def moved(self, limit: float) -> set[str]:
+        """Return the wells whose score moved by more than `limit` between their last two time points."""
+
+
+@dataclass(slots=True)
+class Done:
+    """What a round came to; `bad` ones count towards giving up."""
+
+    due: Due
+    wanted: int
+    seconds: float = 0.0
+    written: dict[Position, Path] = field(default_factory=dict)
+    failed: dict[Position, str] = field(default_factory=dict)
+    again: int = 0
+    trouble: str = ""
+
+
+class Runner:
+    """A plan under way."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        places: Sequence[Position],
+        watcher: Watcher,
+        stop: threading.Event,
+        report: Callable[[str], None],
+        open_microscope: Callable[[], Microscope] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._places = list(places)
+        self._watcher = watcher
+        self._stop = stop
+        self._report = report
+        self._open = open_microscope or (lambda: connect(plan.microscope))
+        self._microscope: Microscope | None = None
+        self._stand: Stand | None = None
+        self._heights: dict[str, float] = {}
+        self._bad = 0
+
+    def run(self) -> list[Done]:
+        """Take all rounds that are due until the last, or until told to stop; return what they came to.
+
+        Raises UsageError when this plate is being acquired already, AcquisitionError after too many bad rounds. The
+        microscope is parked at the end, however it comes.
+        """
+        folder = plate_folder(self._plan)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "acquisition.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(f"plate {self._plan.plate.name} is being acquired already; stop that one first") from error
+        try:
+            return self._rounds(State(self._plan, datetime.now(UTC)))
+        finally:
+            self._leave()
+            lock.release()
+
+    def _rounds(self, state: State) -> list[Done]:
+        rounds, done = schedule(self._plan, state.start), []
+        while not self._stop.is_set():
+            due, missed = choose(rounds, state.done, datetime.now(UTC))
+            for late in missed:
+                self._miss(late)
+                state.finish(late.number)
+            if due is None or not self._wait(due):
+                break
+            outcome = self._round(due)
+            if self._stop.is_set():
+                break  # it goes on with the fields that are missing
+            state.finish(due.number)
+            done.append(outcome)
+            self._judge(outcome)
+        return done
+
+    def _wait(self, due: Due) -> bool:
+        """Wait until a round is due; say whether to take it."""
+        told = False
+        while (seconds := (due.at - datetime.now(UTC)).total_seconds()) > 0:
+            if not told and seconds > LOOK_S:
+                self._report(f"round {due.number} begins at {due.at.astimezone():%Y-%m-%d %H:%M:%S %Z}")
+                told = True
+            if self._stop.wait(min(seconds, LOOK_S)):
+                return False
+        return not self._stop.is_set()
+
+    def _miss(self, due: Due) -> None:
+        if due.whole:
+            text = f"round {due.number}, due at {due.at.astimezone():%H:%M}, was missed: nothing acquired then"
+            self._trouble(f"{self._plan.plate.name} round {due.number}", text, {"round": due.number})
+
+    def _round(self, due: Due) -> Done:
+        """Take one round; whatever happens in it is in what is returned."""
+        began = time.monotonic()
+        places = self._wanted(due)
+        outcome = Done(due, len(places))
+        if not places:
+            return outcome
+        try:
+            self._check_room(places)
+            stand = self._ready()
+            self._sweeps(stand, outcome, places)
+            self._refocus(stand, outcome)
+            stand.retreat()
+        except DeviceError as error:
+            outcome.trouble = str(error)
+            self._leave()
+        except OSError as error:
+            outcome.trouble = f"{error.filename or self._plan.folder}: {error.strerror or error}; check the disk"
+        outcome.seconds = time.monotonic() - began
+        return outcome
+
+    def _wanted(self, due: Due) -> list[Position]:
+        """Return the fields that a round still lacks: of all wells, or of those that move."""
+        places = self._places
+        if not due.whole:
+            limit = self._plan.loop.moved_by
+            moving = self._watcher.moved(limit) if limit is not None else set()
+            places = [place for place in places if place.well in moving]
+        names = [path.name for path in plate_folder(self._plan).glob(f"*_t{due.number}_*.tif")]
+        have = {name[: name.index(f"_t{due.number}_")] for name in names}
+        return [place for place in places if frame_prefix(place) not in have]
+
+    def _check_room(self, places: Sequence[Position]) -> None:
+        room, needed = shutil.disk_usage(self._plan.folder).free, estimate(self._plan, places).bytes
+        subject = f"{self._plan.plate.name} disk"
+        if room < needed:
+            text = (
+                f"{self._plan.folder} has {room / 1e6:.0f} MB of room, this round needs {needed / 1e6:.0f}; make room"
+            )
+            self._trouble(subject, text, {"free": room, "needed": needed})
+        else:
+            self._watcher.over(subject)
+
+    def _ready(self) -> Stand:
+        """Return the connected and prepared microscope; raise DeviceError when it cannot be had."""
+        if self._microscope is None:
+            self._microscope = self._open()
+            self._stand = Stand(self._microscope.core, self._plan, self._stop, heights=self._heights)
+        assert self._stand is not None  # noqa: S101 — both are set together
+        self._stand.prepare()
+        return self._stand
+
+    def _sweeps(self, stand: Stand, outcome: Done, places: Sequence[Position]) -> None:
+        """Image fields, then those that failed again as often as the plan says."""
+        todo = list(places)
+        focus = focus_wells(self._plan, todo)
+        for _ in range(1 + self._plan.faults.retries):
+            outcome.failed = self._sweep(stand, outcome, todo, focus)
+            todo = list(outcome.failed)
+            if not todo or self._stop.is_set():
+                return
+
+    def _sweep(self, stand: Stand, outcome: Done, places: Sequence[Position], focus: set[str]) -> dict[Position, str]:
+        assert self._microscope is not None  # noqa: S101 — `_ready` comes first
+        sweep = Sweep(stand, self._plan, outcome.due.number, places, focus)
+        try:
+            sweep.take(self._microscope, self._stop)
+        except StuckError as error:
+            outcome.failed = {
+                place: sweep.failed.get(place, str(error)) for place in places if place not in sweep.written
+            }
+            raise
+        finally:
+            outcome.written |= sweep.written
+        return sweep.failed
+
+    def _refocus(self, stand: Stand, outcome: Done) -> None:
+        """Image once more, after an autofocus, the fields that were refused as out of focus or empty."""
+        loop = self._plan.loop
+        if not loop.refocus or self._stop.is_set() or not outcome.written:
+            return
+        refused = self._watcher.unfocused(list(outcome.written.values()), loop.wait_s, self._stop)
+        places = [place for place, path in outcome.written.items() if path in refused]
+        if places and not self._stop.is_set():
+            self._report(
+                f"round {outcome.due.number}: {len(places)} fields are out of focus or empty, imaged once more"
+            )
+            failed = self._sweep(stand, outcome, places, {place.well for place in places})
+            outcome.again = len(places) - len(failed)
+            self._tell(failed, outcome.due, "out of focus or empty, and not imaged again,")
+
+    def _judge(self, outcome: Done) -> None:
+        """Tell what a round came to, and give up where the plan says so; raise AcquisitionError then."""
+        plan, due = self._plan, outcome.due
+        if not outcome.trouble:
+            self._tell(outcome.failed, due, "missing")
+        wells = {place.well for place in outcome.written} - {place.well for place in outcome.failed}
+        for well in wells:
+            self._watcher.over(f"{plan.plate.name} {well}")
+        subject = plan.plate.name
+        if outcome.trouble:
+            self._trouble(subject, f"round {due.number}: {outcome.trouble}", {"round": due.number})
+        elif outcome.wanted and NOT_TRIED not in outcome.failed.values():
+            self._watcher.over(subject)
+        missing = outcome.wanted - len(outcome.written)
+        if outcome.wanted:
+            self._report(
+                f"round {due.number}: {len(outcome.written)} of {outcome.wanted} frames in {outcome.seconds:.1f} s"
+                + (f", {missing} missing" if missing else "")
+            )
+        if outcome.wanted:
+            self._bad = self._bad + 1 if missing > plan.faults.bad_share * outcome.wanted else 0
+        if missing and plan.faults.then == "stop":
+            self._give_up(due, f"{missing} fields could not be imaged, and the plan says to stop then")
+        if self._bad >= plan.faults.bad_rounds:
+            why = outcome.trouble or next(iter(outcome.failed.values()), "")
+            self._give_up(due, f"{self._bad} bad rounds one after the other; the last: {why}")
+
+    def _give_up(self, due: Due, why: str) -> None:
+        subject = f"{self._plan.plate.name} acquisition"
+        text = f"the acquisition of plate {self._plan.plate.name} stopped and parked after round {due.number}: {why}"
+        self._watcher.trouble(subject, text, {"round": due.number})
+        raise AcquisitionError(text)
+
+    def _tell(self, failed: Mapping[Position, str], due: Due, what: str) -> None:
+        """Record each well that misses fields, with the first of its reasons; wells not tried are told in one."""
+        wells: dict[str, dict[str, str]] = defaultdict(dict)
+        for place, reason in failed.items():
+            wells[place.well][str(place.field)] = reason
+        untried = [well for well, fields in wells.items() if set(fields.values()) == {NOT_TRIED}]
+        for well, fields in wells.items():
+            if well not in untried:
+                reason = next(reason for reason in fields.values() if reason != NOT_TRIED)
+                text = f"{well} {_fields(fields)} {what} in round {due.number}: {reason}"
+                details = {"round": due.number, "well": well, "fields": fields}
+                self._trouble(f"{self._plan.plate.name} {well}", text, details)
+        if untried:
+            text = f"round {due.number} was broken off: {len(untried)} wells from {untried[0]} on were {NOT_TRIED}"
+            self._trouble(self._plan.plate.name, text, {"round": due.number, "wells": untried})
+
+    def _trouble(self, subject: str, text: str, details: Mapping[str, object]) -> None:
+        self._watcher.trouble(subject, text, details)
+        self._report(text)
+
+    def _leave(self) -> None:
+        """Park and let the microscope go; a device that hangs is left behind."""
+        microscope, stand = self._microscope, self._stand
+        self._microscope = self._stand = None
+        if stand is not None:
+            parking = threading.Thread(target=lambda: self._said(stand.park()), name="parking", daemon=True)
+            parking.start()
+            parking.join(PARK_S)
+            if parking.is_alive():
+                self._report(f"parking does not end ({stand.doing} does not answer); look after the microscope")
+        if microscope is not None:
+            microscope.close()
+
+    def _said(self, wrong: str) -> None:
+        if wrong:
+            self._report(f"parking failed: {wrong}; look after the microscope")
+
+
+def _fields(numbers: Iterable[str]) -> str:
+    several = sorted(numbers, key=int)
+    return f"field {several[0]} is" if len(several) == 1 else f"fields {', '.join(several)} are"

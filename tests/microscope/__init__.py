@@ -1,0 +1,1 @@
+"""Acquisitions on a real Micro-Manager core."""
