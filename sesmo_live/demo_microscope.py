@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sesmo_live.acquire import acquire, lay_out
 from sesmo_live.config import Settings, settings_from
 from sesmo_live.demo import clear, show_results
 from sesmo_live.platemap import read_platemap
+from sesmo_live.serving import page
 
 ROUND_S = 40.0
 """Seconds between two rounds, in which the virtual cells grow older by a day."""
@@ -32,7 +34,14 @@ FOCUS_EVERY = 6
 """Autofocus at each so many wells: the plate tilts, so that some fields are refused, refocused and imaged again."""
 
 
-def run_microscope_demo(folder: Path, *, seed: int = 1, stop: threading.Event) -> service.Summary:
+def run_microscope_demo(
+    folder: Path,
+    *,
+    seed: int = 1,
+    stop: threading.Event,
+    web: Mapping[str, Any] | None = None,
+    open_page: bool = False,
+) -> service.Summary:
     """Drive demo devices over a virtual 24-well plate into `folder`/images, score it live, and show the result.
 
     Everything but the optics is real: the core, the stage, the read-back, the frames, the service, the closed loop. An
@@ -58,7 +67,10 @@ def run_microscope_demo(folder: Path, *, seed: int = 1, stop: threading.Event) -
         f"rounds {ROUND_S:.0f} s apart, in which the cells grow older by a day. The camera shows what lies under "
         "the stage."
     )
-    summary = _drive_and_score(plan, plate, settings_for(plan), stop)
+    settings = settings_for(plan, web)
+    with page(settings, open_page=open_page) as start_page:
+        start_page()
+        summary = _drive_and_score(plan, plate, settings, stop)
     if summary.progress.scored:
         show_results(Console(width=None if sys.stdout.isatty() else 120), plate, database, truth)
     console.print(
@@ -93,14 +105,14 @@ def demo_plan(plate: VirtualPlate, images: Path, database: Path, connection: dic
     )
 
 
-def settings_for(plan: Plan) -> Settings:
+def settings_for(plan: Plan, web: Mapping[str, Any] | None = None) -> Settings:
     """Return the service's settings for the folder that a plan writes to: its files appear whole, and are named."""
     watch = {
         **{"folder": plan.folder, "plate": plan.plate.name, "layout": "sesmo", "plate_wells": plan.plate.wells},
         **{"arrival": "rename", "timezone": "UTC"},
     }
     data: dict[str, Any] = {"database": {"url": plan.database}, "watching": {"scan_interval_s": 1.0}, "watch": [watch]}
-    return settings_from(data, "the demo")
+    return settings_from(data | {"web": dict(web or {"enabled": False})}, "the demo")
 
 
 def _drive_and_score(plan: Plan, plate: VirtualPlate, settings: Settings, stop: threading.Event) -> service.Summary:

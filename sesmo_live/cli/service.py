@@ -330,13 +330,13 @@ def demo(
     """Image a virtual 24-well plate and score it live: nothing else is needed."""
     from sesmo_live.demo import run_demo
 
+    web: dict[str, Any] = ({} if port is None else {"port": port}) | {"enabled": not no_page}
     if microscope and layout != "sesmo":
         raise UsageError("--microscope writes the layout sesmo; leave --layout out")
     with stop_on_signal() as stop:
         if microscope:
             from sesmo_live.demo_microscope import run_microscope_demo
 
-            run_microscope_demo(output, seed=seed, stop=stop)
+            run_microscope_demo(output, seed=seed, stop=stop, web=web, open_page=open_page)
             return
-        web = {} if port is None else {"port": port}
-        run_demo(output, seed=seed, layout=layout, stop=stop, web={**web, "enabled": not no_page}, open_page=open_page)
+        run_demo(output, seed=seed, layout=layout, stop=stop, web=web, open_page=open_page)
