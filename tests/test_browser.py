@@ -1,10 +1,12 @@
 """The pages in a real browser: live, by keyboard, in the dark, for everyone, and never elsewhere."""
 
 import re
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -306,7 +308,10 @@ def test_a_field_is_excluded_with_the_token_and_only_with_it(base: str, opened: 
 def test_what_the_model_sees_is_shown_on_a_click(base: str, db: Path, opened: Opener) -> None:
     page = opened(base + "/plates/P1/wells/A03")
     figure = page.locator("#fields figure").first
-    kept = Path(f"{db}.explained") / f"{figure.get_attribute('data-image')}-{PASSPORT.model_id}.png"
+    with closing(sqlite3.connect(db)) as raw:
+        query = "SELECT sha256 FROM image WHERE id = ?"
+        (digest,) = raw.execute(query, [figure.get_attribute("data-image")]).fetchone()
+    kept = Path(f"{db}.explained") / f"{digest[:32]}-{PASSPORT.model_id}.png"
     kept.parent.mkdir()
     kept.write_bytes(page.request.get(base + str(figure.locator("img").get_attribute("src"))).body())
     figure.get_by_role("button", name="What the model sees").click()

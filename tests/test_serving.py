@@ -181,6 +181,7 @@ def test_serve_refuses_in_one_sentence(
 
 def test_serve_needs_a_database(sesmo: Sesmo, tmp_path: Path) -> None:
     assert "there is no database" in sentence(sesmo("serve", "--db", tmp_path / "none.db", "--port", 0, code=2))
+    assert not (tmp_path / "none.db.token").exists()
 
 
 def test_the_token_is_made_once_for_this_user_alone(tmp_path: Path) -> None:

@@ -56,7 +56,11 @@ def combinations(port: int) -> list[tuple[str, str | None, bool, bool]]:
     for host in FOREIGN:
         pairs.append((host, None, False, False))
     pairs += [("evil.example", "http://evil.example", False, False), (f"127.0.0.1:{port}x", None, False, False)]
-    pairs += [("127.0.0.1:99999", None, False, False), ("LOCALHOST.", None, True, True)]
+    pairs += [
+        ("127.0.0.1:99999", None, False, False),
+        ("127.0.0.1:" + "9" * 5000, None, False, False),
+        ("LOCALHOST.", None, True, True),
+    ]
     pairs += [("localhost:", None, False, False), (f"{OURS[0]}:{port}", "http://localhost", True, False)]
     pairs.append((f"LocalHost:{port}", f"http://LocalHost:{port}", True, True))
     return pairs

@@ -2,6 +2,8 @@
 
 import sqlite3
 import sys
+import threading
+import time
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from db.engine import open_reader
 from models.convert import to_uint8
 from sesmo_live.web import explaining, pixels
 from tests.conftest import blobs
@@ -154,6 +157,16 @@ def test_an_explanation_is_made_once_and_kept(moved_plate: Path, monkeypatch: py
     assert sorted(path.suffix for path in kept.iterdir()) == ["", ".png"]
 
 
+def test_a_child_that_explains_ends_with_the_server(moved_plate: Path) -> None:
+    ending = threading.Event()
+    explainer = explaining.Explainer(open_reader(moved_plate), str(moved_plate), closing=ending.is_set)
+    threading.Timer(0.5, ending.set).start()
+    began = time.monotonic()
+    with pytest.raises(explaining.BusyError, match="the server ends"):
+        explainer._run([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert time.monotonic() - began < 10
+
+
 def test_explanations_that_fail_hang_or_lack_their_model_are_told(
     moved_plate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +181,7 @@ def test_explanations_that_fail_hang_or_lack_their_model_are_told(
         assert (answer.status, "cannot be explained" in answer.detail) == (404, True)
         assert server.get("/api/v1/images/999/explain.png").status == 404
     stand_in(monkeypatch, "import time; time.sleep(60)")
-    monkeypatch.setattr(explaining.Explainer.__init__, "__defaults__", ((), 0.5))
+    monkeypatch.setattr(explaining.Explainer.__init__, "__defaults__", ((), 0.5, lambda: False))
     with live(moved_plate, models=models) as server:
         answer = server.get(f"/api/v1/images/{other}/explain.png")
         assert (answer.status, "took longer than" in answer.detail) == (503, True)

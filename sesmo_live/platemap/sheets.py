@@ -17,7 +17,7 @@ from openpyxl.worksheet.worksheet import Worksheet
 from sesmo_live.errors import PlateMapError
 from sesmo_live.platemap.tables import FindTable, Row, Table, widest_table
 
-_LARGEST_UNPACKED = 200_000_000
+_LARGEST_UNPACKED = 30_000_000
 _MOST_CELLS = 500_000
 
 
@@ -25,9 +25,7 @@ def _open(data: bytes) -> Workbook:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(part.file_size for part in archive.infolist()) > _LARGEST_UNPACKED:
-                raise PlateMapError(
-                    "it unpacks to more than 200 MB, which no plate's table does; save that table alone"
-                )
+                raise PlateMapError("it unpacks to more than 30 MB, which no plate's table does; save that table alone")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl warns of charts and styles that it leaves out: none is data
             return openpyxl.load_workbook(io.BytesIO(data))

@@ -52,7 +52,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.engine, app.state.url, app.state.changes = engine, url, changes
-    app.state.explainer = Explainer(engine, url, models)
+    app.state.explainer = Explainer(engine, url, models, closing=closing)
     tell_problems(app)
     for part in (writes, pictures, events, api, health, pages):
         app.include_router(part.router)

@@ -50,7 +50,9 @@ STEPS = (1.2, 2.0, 4.0, 6.0, 8.0, 12.0)
 
 
 def round_up(value: float) -> float:
-    """Return the next round number (1.2, 2, 4, 6 or 8 times a power of ten) at or above a positive `value`."""
+    """Return the next round number (1.2, 2, 4, 6 or 8 times a power of ten) at or above `value`, 0 for 0."""
+    if value <= 0:
+        return 0.0
     power = 10.0 ** len(str(int(value))) / 10 if value >= 1 else 1.0
     while value < power:
         power /= 10

@@ -48,7 +48,7 @@ class Guard:
             return
         limit = PLATEMAP_BYTES if scope["path"].endswith("/platemap") else BODY_BYTES
         length = headers.get("content-length", ["0"])[-1]
-        if not (length.isascii() and length.isdigit()) or int(length) > limit:
+        if not (length.isascii() and length.isdigit()) or len(length) > 12 or int(length) > limit:
             await _refuse(send, 413, f"the request's body is larger than {limit} bytes; send less")
             return
         await self._app(scope, _limited(receive, limit), send)
@@ -98,7 +98,7 @@ def _name_of(host: str) -> str | None:
     else:
         name, colon, port = host.partition(":")
         ok = bool(name) and not (colon and not port)
-    if not ok or (port and not (port.isascii() and port.isdigit() and int(port) < 65536)):
+    if not ok or (port and not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536)):
         return None
     return name.casefold().removesuffix(".")
 

@@ -12,9 +12,11 @@ from sesmo_live.web.events import Changes
 FRESH_S = 2.0
 """Seconds after which an answer is made anew though nothing changed: ages in it grow."""
 MOST_ANSWERS = 128
-MOST_BYTES = 8 * 2**20
+MOST_BYTES = 2**20
 """Longest answer that is kept."""
 _NOT_KEPT = ("/api/v1/events", "/metrics", "/health", "/static")
+_PICTURE = ".png"
+"""Pictures do not change, and browsers keep them."""
 
 
 @dataclass(slots=True)
@@ -42,7 +44,7 @@ class Once:
             if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 self._changes.bump()
             return
-        if scope["path"].startswith(_NOT_KEPT):
+        if scope["path"].startswith(_NOT_KEPT) or scope["path"].endswith(_PICTURE):
             await self._app(scope, receive, send)
             return
         for message in await self._answer(scope, receive):

@@ -156,6 +156,8 @@ def _plate(engine: Engine, answer: PlateMap, key: str | None, model: str | None)
     show = views.SHOWS.get(key or "score")
     if show is None:
         raise UnknownNameError(f"a plate cannot be coloured by {key!r}; choose one of {', '.join(views.SHOWS)}")
+    if show.missing:
+        raise UnknownNameError(f"a plate cannot be coloured by {key} yet: {show.missing}")
     scale, divisor = views.scale_of(show, answer.wells)
     query = _query(run=answer.run if len(answer.runs) > 1 else None, model=model, timepoint=answer.timepoint)
     marks = views.marks_of(answer, show, scale, divisor, query)
@@ -218,7 +220,8 @@ def cells_part(
     """Return cells of a well at a time point from the lowest to the highest score."""
     engine = _engine(request)
     view = overview.well_view(engine, name, well, run=run, model=model, timepoint=timepoint)
-    fields = [overview.field_cells(engine, field.image_id, model) for field in view.fields if field.state == "scored"]
+    counted = [field for field in view.fields if field.state == "scored" and not field.excluded and field.n_cells]
+    fields = [overview.field_cells(engine, field.image_id, view.model) for field in counted]
     total, cells = views.spread(fields)
     return _render("_cells.html", total=total, cells=cells)
 

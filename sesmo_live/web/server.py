@@ -17,6 +17,7 @@ from types import FrameType
 
 import uvicorn
 
+from db.engine import open_reader
 from db.sqlite import database_url, sqlite_path
 from sesmo_live.errors import ConfigError, UsageError
 from sesmo_live.web.app import create_app
@@ -49,6 +50,7 @@ def serve(serving: Serving, stop: threading.Event, say: Callable[[str], None]) -
     other computers reach without a token, or with a short one.
     """
     loopback = is_loopback(serving.host)
+    open_reader(serving.url).dispose()  # before a token is put beside what is no database
     token, where = token_of(serving, loopback=loopback)
     with bind(serving.host, serving.port) as listening:
         port = listening.getsockname()[1]

@@ -13,7 +13,9 @@ Row = TypeVar("Row")
 LARGEST = 2**31 - 1
 """The largest number of an image, a time point or a cell that is understood."""
 
-PlateName = Annotated[str, Path(min_length=1, max_length=200, description="name of a plate, in any case")]
+PlateName = Annotated[
+    str, Path(min_length=1, max_length=200, pattern=r"\S", description="name of a plate, in any case")
+]
 CompoundName = Annotated[str, Path(min_length=1, max_length=300, description="name or alias of a compound")]
 WellName = Annotated[str, Path(min_length=2, max_length=10, description="a well in any spelling: b3, B03, AF48")]
 ImageId = Annotated[int, Path(ge=1, le=LARGEST, description="number of an image")]
