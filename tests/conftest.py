@@ -24,8 +24,10 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn the skip of a test that CI must run into a failure."""
+    """Turn the skip of a test that CI must run into a failure, and make what was captured fit to be sent."""
     report = yield
+    # What no encoding holds (the name of a file, in a log) cannot be sent to the process that shows it.
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     if os.environ.get("CI") and report.skipped and any(item.get_closest_marker(name) for name in MUST_RUN):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} must run in CI and was skipped: {report.longrepr}"
