@@ -143,6 +143,24 @@ def test_a_well_shows_the_numbers_of_the_command_line(base: str, db: Path, sesmo
     assert len(page.find("data-image")) == 2
 
 
+def test_every_time_point_that_a_well_was_imaged_at_can_be_chosen(base: str, db: Path) -> None:
+    engine = open_engine(db, write=True, checkpoint=False)
+    with engine.begin() as connection:
+        for at, state in ((3, "refused"), (5, "failed"), (6, "superseded")):
+            add_image(connection, 1, "P1", "A03", 1, at, state=state, reason="out of focus")
+    engine.dispose()
+    for path, asked in (("", None), ("?timepoint=5", "5"), ("?timepoint=9", "9")):
+        page = get(base, f"/plates/P1/wells/A03{path}")
+        options = [(attrs["value"], text) for tag, attrs, text in page.find("value") if tag == "option"]
+        wanted = ["", "0", "1", "2", "3", "5"] + ["9"] * (asked == "9")
+        assert [value for value, _ in options] == wanted
+        assert options[3:5] == [("2", "48.0 h (time point 2)"), ("3", "time point 3")]
+        assert [attrs["value"] for _, attrs, _ in page.find("selected")] == [asked or ""]
+        part = get(base, f"/plates/P1/wells/A03/parts/fields{path}")
+        ((_, attrs, _),) = part.find("data-points")
+        assert ["", *(str(point["timepoint"]) for point in json.loads(attrs["data-points"]))] == wanted
+
+
 def test_a_compound_shows_the_numbers_of_the_command_line_under_any_of_its_names(
     base: str, db: Path, sesmo: Sesmo
 ) -> None:

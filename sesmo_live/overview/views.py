@@ -152,7 +152,10 @@ class FieldView:
 
 @dataclass(frozen=True, slots=True)
 class WellView:
-    """One well: its time course, the negative controls' band behind it, and the images of one time point."""
+    """One well: its time course, the negative controls' band behind it, and the images of one time point.
+
+    `timepoints` are all of which it has images, scored or not.
+    """
 
     plate: str
     run: str
@@ -166,6 +169,7 @@ class WellView:
     scores: tuple[WellScore, ...]
     controls: tuple[ControlBand, ...]
     timepoint: int | None
+    timepoints: tuple[int, ...]
     fields: tuple[FieldView, ...]
     notes: tuple[str, ...]
 

@@ -39,6 +39,7 @@ def well_view(
         scores = results.courses(connection, found, chosen, [name]) if chosen else []
         controls = _controls(connection, found, chosen, scores) if chosen else ()
         shown_at = shown.last_timepoint(connection, found.plate_id, name) if timepoint is None else timepoint
+        imaged = shown.well_timepoints(connection, found.plate_id, name)
         where = (Image.plate_id == found.plate_id, Image.well == name, Image.timepoint == shown_at)
         fields = _fields(connection, chosen[0] if chosen else None, where)
         demonstration = queries.demonstration_of(connection, chosen[0]) if chosen else ""
@@ -52,6 +53,7 @@ def well_view(
         scores=tuple(scores),
         controls=controls,
         timepoint=shown_at,
+        timepoints=tuple(imaged),
         fields=fields,
         notes=notes + more + results.before_treatment(found, scores),
     )

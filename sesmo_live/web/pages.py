@@ -228,7 +228,9 @@ def _course(view: WellView) -> dict[str, Any]:
 
 
 def _fields(view: WellView, timepoint: int | None) -> dict[str, Any]:
-    points = [{"timepoint": score.timepoint, "label": views.stop_label(score)} for score in view.scores]
+    labels = {score.timepoint: views.stop_label(score) for score in view.scores}
+    stops = sorted({*view.timepoints, *labels, *([] if timepoint is None else [timepoint])})
+    points = [{"timepoint": stop, "label": labels.get(stop, f"time point {stop}")} for stop in stops]
     return {"view": view, "asked": timepoint, "points": points}
 
 
