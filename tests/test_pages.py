@@ -286,6 +286,17 @@ def test_names_are_words_whatever_they_hold(tmp_path: Path) -> None:
     assert any("/wells/A02" in link for link in seen)
 
 
+def test_a_compound_whose_name_holds_a_plus_is_one_compound(tmp_path: Path) -> None:
+    both, other = Treatment("A02", "Dasatinib + Quercetin", "treatment"), Treatment("A02", "DMSO", "treatment")
+    add_plate(tmp_path / "s.db", treatments=[both, other], wells=("A02",))
+    with server(tmp_path / "s.db") as base:
+        links = [attrs["href"] for tag, attrs, _ in get(base, "/plates/P1/wells/A02").find("href") if tag == "a"]
+        found = [unquote(link) for link in links if link.startswith("/compounds/")]
+        assert sorted(found) == ["/compounds/DMSO", "/compounds/Dasatinib + Quercetin"]
+        for link in links:
+            assert httpx.get(urljoin(base + "/plates/P1/wells/A02", link)).status_code == 200, link
+
+
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [

@@ -154,7 +154,7 @@ class FieldView:
 class WellView:
     """One well: its time course, the negative controls' band behind it, and the images of one time point.
 
-    `timepoints` are all of which it has images, scored or not.
+    `timepoints` are all of which it has images, scored or not; `compounds` the names that `compound` joins.
     """
 
     plate: str
@@ -162,6 +162,7 @@ class WellView:
     well: str
     role: str
     compound: str
+    compounds: tuple[str, ...]
     dose: float | str | None
     dose_unit: str
     model: str

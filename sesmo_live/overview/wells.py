@@ -33,7 +33,8 @@ def well_view(
     with engine.connect() as connection:
         found, notes = results.find_plate(connection, plate, run)
         chosen, more = results.pick_model(connection, found, model)
-        content = results.contents(queries.treatments(connection, found.plate_id, [name])).get(name)
+        treatments = queries.treatments(connection, found.plate_id, [name])
+        content = results.contents(treatments).get(name)
         if content is None and not queries.has_images(connection, found.plate_id, name):
             raise UnknownNameError(f"plate {found.name} has no image of well {name}; see its map for those it has")
         scores = results.courses(connection, found, chosen, [name]) if chosen else []
@@ -48,6 +49,7 @@ def well_view(
         run=found.run,
         well=name,
         **(content or results.NOTHING),
+        compounds=tuple(dict.fromkeys(row.compound for row in treatments if row.compound)),
         model=chosen[1] if chosen else "",
         demonstration=demonstration,
         scores=tuple(scores),

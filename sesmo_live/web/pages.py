@@ -183,7 +183,6 @@ def well_page(
     view = overview.well_view(_engine(request), name, well, run=run, model=model, timepoint=timepoint)
     before, after = views.neighbours(views.imaged_wells(_engine(request), view.plate, view.run), view.well)
     context = {**_course(view), **_fields(view, timepoint)}
-    compounds = [compound for compound in view.compound.split(" + ") if compound]
     return _render(
         "well.html",
         version=request.app.state.changes.version,
@@ -191,7 +190,6 @@ def well_page(
         before=before,
         after=after,
         model=model,
-        compounds=compounds,
         **context,
     )
 
