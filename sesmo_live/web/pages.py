@@ -291,7 +291,7 @@ def _history(engine: Engine, name: str, model: str | None) -> dict[str, Any]:
         "wells": wells,
         "plates": len({(row["plate"], row["run"]) for row in wells}),
         "doses": charts.doses(wells),
-        "dose": charts.dose_chart(answer.rows),
+        "by_dose": charts.dose_charts(answer.rows),
         "course": charts.history_chart(answer.rows),
         "models": views.demonstrations(answer.notes),
         "said": answer.notes,
