@@ -2,6 +2,7 @@
 
 import json
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 
 from sesmo_live.records import Treatment
@@ -54,7 +55,7 @@ def test_the_lowest_and_the_highest_dose_are_drawn_of_many_wells_and_how_many_is
     assert isinstance(lines, list)
     doses = [int(line["label"].split()[2]) for line in lines]
     assert (len(set(doses)), doses[0], doses[-1]) == (40, 1, 88)
-    assert max(later - before for before, later in zip(doses, doses[1:], strict=False)) <= 3
+    assert max(later - before for before, later in pairwise(doses)) <= 3
     assert "40 of 88 wells drawn" in page.find("id", "main")[0][2]
 
 
