@@ -349,6 +349,17 @@ def test_a_plate_that_has_only_a_plate_map_shows_it(tmp_path: Path) -> None:
         assert "No score yet" in get(base, "/compounds/doxorubicin").find("id", "main")[0][2]
 
 
+def test_a_well_outside_the_declared_plate_is_drawn(tmp_path: Path) -> None:
+    add_plate(tmp_path / "s.db", wells=("A01", "H12"), times=1, size=24)
+    add_plate(tmp_path / "s.db", "P2", treatments=[Treatment("P24", "x")], wells=("A01",), times=1, size=96)
+    with server(tmp_path / "s.db") as base:
+        for name, well, size in (("P1", "H12", 96), ("P2", "P24", 384)):
+            assert get(base, f"/plates/{name}").find("id", f"well-{well}")
+            listed = httpx.get(f"{base}/api/v1/plates").json()
+            assert [row["wells"] for row in listed if row["name"] == name] == [size]
+            assert httpx.get(f"{base}/api/v1/plates/{name}").json()["plate_wells"] == size
+
+
 def test_a_plate_of_1536_wells_is_drawn(tmp_path: Path) -> None:
     rows, columns = PLATE_SHAPES[1536]
     wells = [well_name(row, column) for row in range(1, rows + 1) for column in range(1, columns + 1)]
