@@ -185,6 +185,12 @@ def _treatments(connection: Connection, where: Any) -> list[TreatmentRow]:
     return [TreatmentRow(*row) for row in connection.execute(statement)]
 
 
+def treated_wells(connection: Connection, plate_id: int) -> list[str]:
+    """Return the wells of a plate that its plate map says something of."""
+    statement = select(WellTreatment.well).where(WellTreatment.plate_id == plate_id).distinct()
+    return list(connection.execute(statement).scalars())
+
+
 def find_compounds(connection: Connection, name: str) -> list[tuple[int, str]]:
     """Return (key, name) of the compounds of that name or alias, in any case."""
     key = name.strip().casefold()

@@ -123,6 +123,13 @@ def last_timepoint(connection: Connection, plate_id: int, well: str, state: str 
     return connection.execute(select(func.max(Image.timepoint)).where(*where)).scalar()
 
 
+def well_timepoints(connection: Connection, plate_id: int, well: str) -> list[int]:
+    """Return the time points of which a well has an image, whatever became of it unless it is superseded."""
+    where = (Image.plate_id == plate_id, Image.well == well, Image.state != "superseded", Image.timepoint.is_not(None))
+    statement = select(Image.timepoint).where(*where).distinct().order_by(Image.timepoint)
+    return [at for at in connection.execute(statement).scalars() if at is not None]
+
+
 def cells_of(connection: Connection, image_id: int, model_key: int) -> list[tuple[int, float, float, float]]:
     """Return (number, x, y, score) of the cells of an image under a model."""
     statement = select(Cell.idx, Cell.x, Cell.y, Cell.score)

@@ -190,6 +190,26 @@ def test_a_score_and_a_stall_show_by_themselves(base: str, opened: Opener, db: P
     assert took[1] <= 5
 
 
+def test_a_tab_that_nobody_sees_holds_no_connection_and_catches_up(base: str, browser: "Browser", db: Path) -> None:
+    turn = """hidden => {
+      Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    tabs: list[Page] = []
+    with browser.new_context() as context:
+        for _ in range(8):  # a browser gives a host six connections
+            for tab in tabs[-1:]:
+                tab.evaluate(turn, True)
+            tabs.append(context.new_page())
+            tabs[-1].goto(f"{base}/plates/P1", timeout=20_000)
+            until(tabs[-1], "document.getElementById('live').dataset.state === 'on'")
+        write(db, lambda connection: open_incident(connection, "stalled", "P1", "plate P1: no image", plate_id=1))
+        until(tabs[-1], "document.querySelector('[role=alert]') !== null")
+        assert tabs[0].locator("[role=alert]").count() == 0
+        tabs[0].evaluate(turn, False)
+        until(tabs[0], "document.querySelector('[role=alert]') !== null")
+
+
 def test_the_wells_are_walked_with_the_arrow_keys(base: str, opened: Opener, db: Path) -> None:
     page = opened(base + "/plates/P1")
     page.wait_for_selector("#live[data-state=on]")

@@ -143,6 +143,24 @@ def test_a_well_shows_the_numbers_of_the_command_line(base: str, db: Path, sesmo
     assert len(page.find("data-image")) == 2
 
 
+def test_every_time_point_that_a_well_was_imaged_at_can_be_chosen(base: str, db: Path) -> None:
+    engine = open_engine(db, write=True, checkpoint=False)
+    with engine.begin() as connection:
+        for at, state in ((3, "refused"), (5, "failed"), (6, "superseded")):
+            add_image(connection, 1, "P1", "A03", 1, at, state=state, reason="out of focus")
+    engine.dispose()
+    for path, asked in (("", None), ("?timepoint=5", "5"), ("?timepoint=9", "9")):
+        page = get(base, f"/plates/P1/wells/A03{path}")
+        options = [(attrs["value"], text) for tag, attrs, text in page.find("value") if tag == "option"]
+        wanted = ["", "0", "1", "2", "3", "5"] + ["9"] * (asked == "9")
+        assert [value for value, _ in options] == wanted
+        assert options[3:5] == [("2", "48.0 h (time point 2)"), ("3", "time point 3")]
+        assert [attrs["value"] for _, attrs, _ in page.find("selected")] == [asked or ""]
+        part = get(base, f"/plates/P1/wells/A03/parts/fields{path}")
+        ((_, attrs, _),) = part.find("data-points")
+        assert ["", *(str(point["timepoint"]) for point in json.loads(attrs["data-points"]))] == wanted
+
+
 def test_a_compound_shows_the_numbers_of_the_command_line_under_any_of_its_names(
     base: str, db: Path, sesmo: Sesmo
 ) -> None:
@@ -268,6 +286,17 @@ def test_names_are_words_whatever_they_hold(tmp_path: Path) -> None:
     assert any("/wells/A02" in link for link in seen)
 
 
+def test_a_compound_whose_name_holds_a_plus_is_one_compound(tmp_path: Path) -> None:
+    both, other = Treatment("A02", "Dasatinib + Quercetin", "treatment"), Treatment("A02", "DMSO", "treatment")
+    add_plate(tmp_path / "s.db", treatments=[both, other], wells=("A02",))
+    with server(tmp_path / "s.db") as base:
+        links = [attrs["href"] for tag, attrs, _ in get(base, "/plates/P1/wells/A02").find("href") if tag == "a"]
+        found = [unquote(link) for link in links if link.startswith("/compounds/")]
+        assert sorted(found) == ["/compounds/DMSO", "/compounds/Dasatinib + Quercetin"]
+        for link in links:
+            assert httpx.get(urljoin(base + "/plates/P1/wells/A02", link)).status_code == 200, link
+
+
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [
@@ -329,6 +358,17 @@ def test_a_plate_that_has_only_a_plate_map_shows_it(tmp_path: Path) -> None:
         assert "doxorubicin" in page.find("id", "well-A03")[0][2]
         assert "No score yet" in get(base, "/plates/P1/wells/A03").find("id", "course")[0][2]
         assert "No score yet" in get(base, "/compounds/doxorubicin").find("id", "main")[0][2]
+
+
+def test_a_well_outside_the_declared_plate_is_drawn(tmp_path: Path) -> None:
+    add_plate(tmp_path / "s.db", wells=("A01", "H12"), times=1, size=24)
+    add_plate(tmp_path / "s.db", "P2", treatments=[Treatment("P24", "x")], wells=("A01",), times=1, size=96)
+    with server(tmp_path / "s.db") as base:
+        for name, well, size in (("P1", "H12", 96), ("P2", "P24", 384)):
+            assert get(base, f"/plates/{name}").find("id", f"well-{well}")
+            listed = httpx.get(f"{base}/api/v1/plates").json()
+            assert [row["wells"] for row in listed if row["name"] == name] == [size]
+            assert httpx.get(f"{base}/api/v1/plates/{name}").json()["plate_wells"] == size
 
 
 def test_a_plate_of_1536_wells_is_drawn(tmp_path: Path) -> None:

@@ -38,11 +38,12 @@ def plates(engine: Engine) -> tuple[PlateSummary, ...]:
 
 def _summary(connection: Connection, plate: PlateRow, counts: Mapping[str, int], incidents: int) -> PlateSummary:
     models = queries.plate_models(connection, plate.plate_id)
+    imaged = queries.imaged_wells(connection, plate.plate_id)
     first, last = shown.imaged_span(connection, plate.plate_id)
     return PlateSummary(
         name=plate.name,
         run=plate.run,
-        wells=plate.wells or smallest_plate(queries.imaged_wells(connection, plate.plate_id)),
+        wells=_size(plate, {*imaged, *queries.treated_wells(connection, plate.plate_id)}),
         images=counts_of(counts),
         first_at=first,
         last_at=last,
@@ -50,6 +51,11 @@ def _summary(connection: Connection, plate: PlateRow, counts: Mapping[str, int],
         demonstration=models[-1][2] if models else "",
         incidents=incidents,
     )
+
+
+def _size(plate: PlateRow, wells: Iterable[str]) -> int:
+    """Return how many wells a plate has: as declared, or as many as it takes to hold all `wells`, the larger."""
+    return max(plate.wells or 0, smallest_plate(list(wells)))
 
 
 def counts_of(states: Mapping[str, int]) -> Counts:
@@ -116,7 +122,7 @@ def plate_map(
         demonstration = queries.demonstration_of(connection, chosen[0]) if chosen else ""
     what = results.contents(treatments)
     wells = sorted({*imaged, *what}, key=well_position)
-    size = found.wells or smallest_plate(wells)
+    size = _size(found, wells)
     moments = [score.acquired_at for score in scores.values() if score.acquired_at]
     now = utc_now() if timepoint is None else max(moments, default=utc_now())
     alarms = _alarms(about)

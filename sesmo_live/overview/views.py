@@ -152,13 +152,17 @@ class FieldView:
 
 @dataclass(frozen=True, slots=True)
 class WellView:
-    """One well: its time course, the negative controls' band behind it, and the images of one time point."""
+    """One well: its time course, the negative controls' band behind it, and the images of one time point.
+
+    `timepoints` are all of which it has images, scored or not; `compounds` the names that `compound` joins.
+    """
 
     plate: str
     run: str
     well: str
     role: str
     compound: str
+    compounds: tuple[str, ...]
     dose: float | str | None
     dose_unit: str
     model: str
@@ -166,6 +170,7 @@ class WellView:
     scores: tuple[WellScore, ...]
     controls: tuple[ControlBand, ...]
     timepoint: int | None
+    timepoints: tuple[int, ...]
     fields: tuple[FieldView, ...]
     notes: tuple[str, ...]
 

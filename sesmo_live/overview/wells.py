@@ -33,12 +33,14 @@ def well_view(
     with engine.connect() as connection:
         found, notes = results.find_plate(connection, plate, run)
         chosen, more = results.pick_model(connection, found, model)
-        content = results.contents(queries.treatments(connection, found.plate_id, [name])).get(name)
+        treatments = queries.treatments(connection, found.plate_id, [name])
+        content = results.contents(treatments).get(name)
         if content is None and not queries.has_images(connection, found.plate_id, name):
             raise UnknownNameError(f"plate {found.name} has no image of well {name}; see its map for those it has")
         scores = results.courses(connection, found, chosen, [name]) if chosen else []
         controls = _controls(connection, found, chosen, scores) if chosen else ()
         shown_at = shown.last_timepoint(connection, found.plate_id, name) if timepoint is None else timepoint
+        imaged = shown.well_timepoints(connection, found.plate_id, name)
         where = (Image.plate_id == found.plate_id, Image.well == name, Image.timepoint == shown_at)
         fields = _fields(connection, chosen[0] if chosen else None, where)
         demonstration = queries.demonstration_of(connection, chosen[0]) if chosen else ""
@@ -47,11 +49,13 @@ def well_view(
         run=found.run,
         well=name,
         **(content or results.NOTHING),
+        compounds=tuple(dict.fromkeys(row.compound for row in treatments if row.compound)),
         model=chosen[1] if chosen else "",
         demonstration=demonstration,
         scores=tuple(scores),
         controls=controls,
         timepoint=shown_at,
+        timepoints=tuple(imaged),
         fields=fields,
         notes=notes + more + results.before_treatment(found, scores),
     )

@@ -65,27 +65,47 @@ def last_rows(rows: Iterable[Row]) -> list[Row]:
     return list(last.values())
 
 
-def dose_chart(rows: Iterable[Row]) -> Chart:
-    """Return score against dose, a point for each well at its last time point, a colour for each run of a plate."""
-    plates: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+def dose_charts(rows: Iterable[Row]) -> list[Chart]:
+    """Return score against dose, a point for each well at its last time point: a chart for each unit of dose.
+
+    Doses that are known in µM are drawn in µM, whatever unit the plate map wrote.
+    """
+    units: dict[str, list[tuple[float, Row]]] = defaultdict(list)
     for row in last_rows(rows):
-        if isinstance(row["dose"], float | int) and row["dose"] > 0 and row["score"] is not None:
-            plates[row["plate"], row["run"], row["dose_unit"]].append(row)
-    units = sorted({unit for _, _, unit in plates})
+        dose, unit = (row["dose"], row["dose_unit"]) if row["dose_um"] is None else (row["dose_um"], "µM")
+        if isinstance(dose, float | int) and dose > 0 and row["score"] is not None:
+            units[unit].append((dose, row))
+    return [_dose_chart(unit, found) for unit, found in sorted(units.items())]
+
+
+def _dose_chart(unit: str, points: Iterable[tuple[float, Row]]) -> Chart:
+    """Return the chart of doses in one unit, a colour for each run of a plate."""
+    plates: dict[tuple[str, str], list[tuple[float, Row]]] = defaultdict(list)
+    for dose, row in points:
+        plates[row["plate"], row["run"]].append((dose, row))
     lines = [
         {
-            "label": f"{plate} {run}" if len(units) < 2 else f"{plate} {run}, {unit}",
+            "label": f"{plate} {run}",
             "tone": shade(0.15 + 0.6 * number / max(1, len(plates) - 1)) if len(plates) > 1 else "accent",
             "kind": "points",
-            "x": [row["dose"] for row in found],
-            "y": [row["score"] for row in found],
-            "low": [row["ci_low"] for row in found],
-            "high": [row["ci_high"] for row in found],
+            "x": [dose for dose, _ in found],
+            "y": [row["score"] for _, row in found],
+            "low": [row["ci_low"] for _, row in found],
+            "high": [row["ci_high"] for _, row in found],
         }
-        for number, ((plate, run, unit), found) in enumerate(sorted(plates.items()))
+        for number, ((plate, run), found) in enumerate(sorted(plates.items()))
     ]
-    label = f"dose, {units[0]}" if len(units) == 1 and units[0] else "dose"
-    return {"x": {"label": label, "log": True}, "y": SCORE_AXIS, "lines": lines[:MOST_LINES]}
+    label = f"dose, {unit}" if unit else "dose, no unit given"
+    return {"x": {"label": label, "log": True}, "y": SCORE_AXIS, **_drawn(lines, "plate runs")}
+
+
+def _drawn(lines: list[Chart], what: str) -> Chart:
+    """Return at most MOST_LINES of sorted lines, evenly picked with the first and the last, and what to say of it."""
+    number = len(lines)
+    if number <= MOST_LINES:
+        return {"lines": lines, "note": ""}
+    picked = [lines[place * (number - 1) // (MOST_LINES - 1)] for place in range(MOST_LINES)]
+    return {"lines": picked, "note": f"{MOST_LINES} of {number} {what} drawn"}
 
 
 def history_chart(rows: Iterable[Row]) -> Chart:
@@ -104,7 +124,7 @@ def history_chart(rows: Iterable[Row]) -> Chart:
         }
         for (plate, _, well), found in sorted(wells.items(), key=lambda item: _dose(item[1][0]))
     ]
-    return {"x": {"label": HOURS}, "y": SCORE_AXIS, "lines": lines[:MOST_LINES]}
+    return {"x": {"label": HOURS}, "y": SCORE_AXIS, **_drawn(lines, "wells")}
 
 
 def _dose(row: Row) -> float:

@@ -185,7 +185,6 @@ def well_page(
     view = overview.well_view(_engine(request), name, well, run=run, model=model, timepoint=timepoint)
     before, after = views.neighbours(views.imaged_wells(_engine(request), view.plate, view.run), view.well)
     context = {**_course(view), **_fields(view, timepoint)}
-    compounds = [compound for compound in view.compound.split(" + ") if compound]
     return _render(
         "well.html",
         version=request.app.state.changes.version,
@@ -193,7 +192,6 @@ def well_page(
         before=before,
         after=after,
         model=model,
-        compounds=compounds,
         **context,
     )
 
@@ -231,7 +229,9 @@ def _course(view: WellView) -> dict[str, Any]:
 
 
 def _fields(view: WellView, timepoint: int | None) -> dict[str, Any]:
-    points = [{"timepoint": score.timepoint, "label": views.stop_label(score)} for score in view.scores]
+    labels = {score.timepoint: views.stop_label(score) for score in view.scores}
+    stops = sorted({*view.timepoints, *labels, *([] if timepoint is None else [timepoint])})
+    points = [{"timepoint": stop, "label": labels.get(stop, f"time point {stop}")} for stop in stops]
     return {"view": view, "asked": timepoint, "points": points}
 
 
@@ -294,7 +294,7 @@ def _history(engine: Engine, name: str, model: str | None) -> dict[str, Any]:
         "wells": wells,
         "plates": len({(row["plate"], row["run"]) for row in wells}),
         "doses": charts.doses(wells),
-        "dose": charts.dose_chart(answer.rows),
+        "by_dose": charts.dose_charts(answer.rows),
         "course": charts.history_chart(answer.rows),
         "models": views.demonstrations(answer.notes),
         "said": answer.notes,

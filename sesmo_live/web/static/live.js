@@ -18,25 +18,33 @@
     const where = sign();
     if (where) { where.dataset.state = state; where.textContent = words; }
   };
+  // A browser gives a host six connections: a tab that nobody sees must not hold one.
+  let held = null;
+  const leave = () => { held?.close(); held = null; };
   const listen = () => {
     const address = document.body.dataset.events;
-    if (!address) return;
+    if (!address || held || document.hidden) return;
     const stream = new EventSource(address);
+    held = stream;
     let lost = false;
     let seen = document.body.dataset.version; // the page was made of this state of the database
     stream.addEventListener("open", () => { say("on", "live"); if (lost) changed(); lost = false; });
     stream.addEventListener("error", () => {
       lost = true;
       say("off", "no connection, numbers may be old");
-      if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+      if (stream.readyState !== EventSource.CLOSED || held !== stream) return;
+      leave();
+      setTimeout(listen, 3000);
     });
     stream.addEventListener("change", (event) => {
       if (event.data !== seen) changed();
       seen = event.data;
     });
-    addEventListener("pagehide", () => stream.close());
   };
-  addEventListener("pageshow", (event) => { if (event.persisted) { listen(); changed(); } });
+  const again = () => { listen(); changed(); };
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", (event) => { if (event.persisted) again(); });
+  document.addEventListener("visibilitychange", () => { if (document.hidden) leave(); else again(); });
   document.addEventListener("DOMContentLoaded", listen);
 
   // An age ("12 s ago") grows by itself between two events.

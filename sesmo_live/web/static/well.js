@@ -105,8 +105,10 @@
     const select = document.getElementById("which");
     const list = document.getElementById("points");
     for (const point of select && list ? JSON.parse(list.dataset.points) : []) {
-      const known = [...select.options].some((option) => option.value === String(point.timepoint));
-      if (!known) select.append(new Option(point.label, point.timepoint));
+      const options = [...select.options].filter((option) => option.value !== "");
+      const known = options.find((option) => option.value === String(point.timepoint));
+      const next = options.find((option) => Number(option.value) > point.timepoint) ?? null;
+      if (known) known.text = point.label; else select.add(new Option(point.label, point.timepoint), next);
     }
   });
 
