@@ -12,6 +12,9 @@ from typing import Any
 
 from sesmo_live.errors import ModelError
 
+TURN = threading.Lock()
+"""Held while a network runs: TensorFlow 2.21 was seen to crash where several threads ran one; it takes all cores."""
+
 _STARTING = threading.Lock()
 
 _CHATTER = re.compile(

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.backend import start_keras, without_chatter
+from models.backend import TURN, start_keras, without_chatter
 from models.network import Weights, set_weights
 from sesmo_live.errors import ModelError
 
@@ -105,9 +105,13 @@ def _compiled(model: Any) -> RunHeatmap:
     def run(images: tf.Tensor) -> tf.Tensor:
         return model(images, training=False)
 
+    def one_at_a_time(images: Map) -> Map:
+        with TURN:
+            return np.asarray(run(images), np.float32)
+
     with without_chatter():
-        run(np.zeros((1, 4 * DEPTH, 4 * DEPTH, 1), np.float32))
-    return lambda images: np.asarray(run(images), np.float32)
+        one_at_a_time(np.zeros((1, 4 * DEPTH, 4 * DEPTH, 1), np.float32))
+    return one_at_a_time
 
 
 def _background(grey: Map, cell_px: float) -> Map:

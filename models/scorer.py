@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.backend import start_keras, without_chatter
+from models.backend import TURN, start_keras, without_chatter
 from models.calibration import calibrate_rest, check_calibration
 from models.network import NETWORKS, Weights, build_scoring_network
 from models.passport import read_passport, read_weights
@@ -87,7 +87,8 @@ def compile_network(
     def score_chunk(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         blanks = np.zeros((-len(crops) % _BATCH_STEP, input_px, input_px), np.uint8)
         batch = np.concatenate([crops, blanks]) if len(blanks) else crops
-        return np.asarray(score(batch), np.float32)[: len(crops)]
+        with TURN:
+            return np.asarray(score(batch), np.float32)[: len(crops)]
 
     with without_chatter():
         score_chunk(np.zeros((1, input_px, input_px), np.uint8))
