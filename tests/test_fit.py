@@ -10,7 +10,6 @@ from models import fit
 from models.datasets import LabelledCells, Source, digest_of, gather
 from models.training import Recipe, Trained
 from models.validation import seen_in_training
-from sesmo_live.records import ModelPassport
 from tests.test_datasets import DRAFT, crops
 
 WEIGHTS = {"dense/kernel": np.zeros((2, 2), np.float32)}
@@ -73,4 +72,3 @@ def test_recalibration_says_what_its_figures_are_of(tmp_path: Path) -> None:
     assert any("too few groups" in note for note in few.result.notes)
     many = fit.recalibrate(tmp_path / "a", cells(3, seed=1), tmp_path / "many")
     assert any("left out of the fit in turn" in note and "chose the threshold" in note for note in many.result.notes)
-    assert isinstance(many.passport, ModelPassport)

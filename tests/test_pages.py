@@ -220,14 +220,20 @@ def test_the_map_is_coloured_by_what_is_asked_for_and_replayed(base: str) -> Non
     assert [stop["label"] for stop in json.loads(attrs["data-times"])] == ["0.0 h", "24.0 h", "48.0 h"]
 
 
+def plate_with_alerts(base: str, number: int) -> Page:
+    """Return the plate's page once it has so many: an answer is kept until the change is seen, later if all is busy."""
+    until = time.monotonic() + 3
+    while len((page := get(base, "/plates/P1")).find("role", "alert")) != number:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return page
+
+
 def test_what_is_wrong_stands_above_all_and_on_the_wells(base: str, db: Path) -> None:
     engine = open_engine(db, write=True, checkpoint=False)
     with engine.begin() as connection:
         open_incident(connection, "stalled", "P1", "plate P1: no new image for 3 h; look at the microscope", plate_id=1)
-    until = time.monotonic() + 3  # an answer is kept until the change is seen, which a busy machine delays
-    while not (page := get(base, "/plates/P1")).find("role", "alert"):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    page = plate_with_alerts(base, 1)
     (alert,) = [text for _, _, text in page.find("role", "alert")]
     assert alert == "⚠ stalled: plate P1: no new image for 3 h; look at the microscope"
     assert "stalled" in page.find("id", "well-A01")[0][1]["class"].split()
@@ -236,10 +242,7 @@ def test_what_is_wrong_stands_above_all_and_on_the_wells(base: str, db: Path) ->
     with engine.begin() as connection:
         close_incident(connection, "stalled", "P1", "an image came")
     engine.dispose()
-    until = time.monotonic() + 3  # an answer is kept until the change is seen, which a busy machine delays
-    while get(base, "/plates/P1").find("role", "alert"):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    plate_with_alerts(base, 0)
     assert "1 earlier alarm" in get(base, "/run").find("id", "over")[0][2]
 
 

@@ -18,7 +18,7 @@ from sesmo_live.overview.views import (
     WellOnMap,
     WellView,
 )
-from sesmo_live.overview.wells import field_cells, fields_of, well_view
+from sesmo_live.overview.wells import counted, field_cells, fields_of, well_view
 
 __all__ = [
     "CellView",
@@ -35,6 +35,7 @@ __all__ = [
     "TimePoint",
     "WellOnMap",
     "WellView",
+    "counted",
     "field_cells",
     "fields_of",
     "incident",

@@ -61,6 +61,11 @@ def well_view(
     )
 
 
+def counted(view: WellView) -> list[FieldView]:
+    """Return the images whose cells are in the well's score, under the model that is shown."""
+    return [field for field in view.fields if field.state == "scored" and not field.excluded and field.n_cells]
+
+
 def _controls(
     connection: Connection, plate: PlateRow, model: tuple[int, str], scores: list[WellScore]
 ) -> tuple[ControlBand, ...]:

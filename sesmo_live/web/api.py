@@ -77,7 +77,7 @@ def ranked_cells(
     """Cells of a well at a time point from the lowest score to the highest, for a montage."""
     engine = request.app.state.engine
     view = overview.well_view(engine, name, well, run=run, model=model, timepoint=timepoint)
-    images = [field.image_id for field in view.fields if field.state == "scored" and not field.excluded]
+    images = [field.image_id for field in overview.counted(view)]
     with engine.connect() as connection:
         found = shown.ranked_cells(connection, images, view.model, number)
     return tuple(RankedCell(*cell) for cell in found)

@@ -218,8 +218,7 @@ def cells_part(
     """Return cells of a well at a time point from the lowest to the highest score."""
     engine = _engine(request)
     view = overview.well_view(engine, name, well, run=run, model=model, timepoint=timepoint)
-    counted = [field for field in view.fields if field.state == "scored" and not field.excluded and field.n_cells]
-    fields = [overview.field_cells(engine, field.image_id, view.model) for field in counted]
+    fields = [overview.field_cells(engine, field.image_id, view.model) for field in overview.counted(view)]
     total, cells = views.spread(fields)
     return _render("_cells.html", total=total, cells=cells)
 
