@@ -348,17 +348,6 @@ def test_an_empty_database_says_what_to_do(tmp_path: Path) -> None:
         get(base, "/compounds/x", 404)
 
 
-def test_a_plate_without_a_score_can_be_coloured_by_anything_that_there_is(tmp_path: Path) -> None:
-    db = tmp_path / "s.db"
-    upgrade(db)
-    add_plate(db, "EMPTY", times=0)
-    with server(db) as base:
-        for show in ("score", "cells", "focus", "age"):
-            assert httpx.get(f"{base}/plates/EMPTY?show={show}").status_code == 200, show
-        refused = httpx.get(f"{base}/plates/EMPTY?show=percent")
-        assert (refused.status_code, "not available yet" in refused.text) == (404, True)
-
-
 def test_a_plate_that_has_only_a_plate_map_shows_it(tmp_path: Path) -> None:
     add_plate(tmp_path / "s.db", times=0)
     with server(tmp_path / "s.db") as base:
