@@ -246,7 +246,6 @@ class Runner:
                 f"round {due.number}: {len(outcome.written)} of {outcome.wanted} frames in {outcome.seconds:.1f} s"
                 + (f", {missing} missing" if missing else "")
             )
-        if outcome.wanted:
             self._bad = self._bad + 1 if missing > plan.faults.bad_share * outcome.wanted else 0
         if missing and plan.faults.then == "stop":
             self._give_up(due, f"{missing} fields could not be imaged, and the plan says to stop then")
