@@ -226,7 +226,16 @@ def _patch_area_at_least(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
 def _percentiles(values: NDArray[np.uint8], percentile: float) -> NDArray[np.float64]:
     """Return the percentile of each row, as `np.percentile(values, percentile, axis=1)` gives it."""
     rank = (values.shape[1] - 1) * (percentile / 100)
-    below = int(rank)
-    # NumPy partitions 16-bit numbers several times faster than 8-bit ones, and by one rank faster than by two.
-    parted = np.partition(values.astype(np.uint16), below, axis=1)
-    return interpolate(parted[:, below], parted[:, below + (rank > below) :].min(axis=1), rank % 1)
+    low = _ranked(values, int(rank))
+    return interpolate(low, _ranked(values, int(np.ceil(rank))) if rank % 1 else low, rank % 1)
+
+
+def _ranked(values: NDArray[np.uint8], rank: int) -> NDArray[np.uint8]:
+    """Return the value of each row that `rank` others do not exceed: the sorted row's, counted from 0."""
+    # Found bit by bit by counting what is smaller, which takes a sixth of the time of `np.partition`.
+    found = np.zeros(len(values), np.uint8)
+    for bit in (128, 64, 32, 16, 8, 4, 2, 1):
+        larger = found | np.uint8(bit)
+        smaller = cv2.reduce((values < larger[:, None]).view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+        found = np.where(smaller.ravel() <= rank, larger, found)
+    return found

@@ -12,8 +12,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from models.cropper import CROPPERS, crop_cells, crop_dark_or_bright_cells, shows_bright_cells
+from sesmo_live.bench.original import crop_as_the_original
 from sesmo_live.errors import ImageError, SesmoError, UsageError
-from tests.benchmarks.bench_crop import crop_as_the_original
 
 
 def clouds(seed: int, shape: tuple[int, int], levels: int = 256, grain_px: float = 4) -> NDArray[np.uint8]:

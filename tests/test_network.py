@@ -8,6 +8,7 @@ import pytest
 
 from models.network import NETWORKS, build_network, build_scoring_network, get_weights, set_weights
 from models.scorer import compile_network, score_in_chunks
+from sesmo_live.bench.stages import operations_per_cell
 from sesmo_live.errors import ModelError
 from tests.figures import figure
 
@@ -99,19 +100,8 @@ def test_weights_that_do_not_fit_are_named(network: Any, change: dict[str, Any],
         build_scoring_network("deep-sesmo", 50, weights)
 
 
-def operations(model: Any) -> int:
-    """Return the multiplications and additions of a model's convolutions and dense layers for one crop."""
-    total = 0
-    for layer in model.layers:
-        kernel = getattr(layer, "kernel", None)
-        if kernel is not None:
-            places = int(np.prod(layer.output.shape[1:-1]))
-            total += 2 * places * int(np.prod(kernel.shape))
-    return total
-
-
 def test_compact_needs_an_eighth_of_the_operations() -> None:
-    of_original, of_compact = operations(build_network("deep-sesmo")), operations(build_network("compact"))
+    of_original, of_compact = (operations_per_cell(name, 50) for name in ("deep-sesmo", "compact"))
     figure(f"compact {of_compact / 1e6:.1f}, deep-sesmo {of_original / 1e6:.1f} million operations a cell")
     assert 115e6 < of_original < 120e6
     assert of_compact <= 15e6

@@ -4,6 +4,7 @@ import typer
 
 from sesmo_live.cli import (
     acquisition,
+    bench,
     care,
     detection,
     doctor,
@@ -46,6 +47,7 @@ app.command()(screening.compare)
 app.command()(screening.export)
 app.command()(recovery.retry)
 app.command()(doctor.doctor)
+app.command()(bench.bench)
 care.model_app.command(name="calibrate")(learning.model_calibrate)
 app.add_typer(care.platemap_app, name="platemap")
 app.add_typer(care.model_app, name="model")
