@@ -1,6 +1,7 @@
 """Waking the scan of a folder when the file system reports a change there, and knowing when it no longer does."""
 
 import errno
+import os
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.utils import BaseThread
 
+from acquisition.tree import is_passing
+
 RETRY_S = 60.0
 """Seconds between two attempts to get events again."""
 JOIN_S = 2.0
@@ -45,13 +48,20 @@ _WAKING = [
 
 
 class _Bell(FileSystemEventHandler):
-    """Rings at every event; which file it was is for the scan to see."""
+    """Rings at every event; which file it was is for the scan to see.
+
+    Only files that get their last name later do not ring: the scan that they wake would keep the one from coming that
+    their rename asks for.
+    """
 
     def __init__(self, rung: threading.Event) -> None:
         self._rung = rung
 
-    def on_any_event(self, event: FileSystemEvent) -> None:  # noqa: ARG002 see the class
-        self._rung.set()
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Ring, unless all files that the event names are passing ones."""
+        names = [os.path.basename(os.fsdecode(path)) for path in (event.src_path, event.dest_path) if path]  # noqa: PTH119
+        if event.is_directory or not all(map(is_passing, filter(None, names))):
+            self._rung.set()
 
 
 class Alarm:

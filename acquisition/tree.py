@@ -106,6 +106,11 @@ def suffix_of(name: str) -> str:
     return name[name.rfind(".") :].lower()
 
 
+def is_passing(name: str) -> bool:
+    """Say whether a name is hidden or one under which somebody is still writing: the scan leaves such out."""
+    return name[0] in ".~" or suffix_of(name) in UNFINISHED_SUFFIXES
+
+
 def _nameless(entry: os.DirEntry[str], unreadable: dict[str, str]) -> bool:
     """Say whether a name holds bytes that are no text, as on copies from old systems: no database can keep it."""
     if entry.name.isascii():
@@ -131,7 +136,7 @@ def _list(
         for entry in entries:
             name = entry.name
             suffix = suffix_of(name)
-            if name[0] in ".~" or suffix in UNFINISHED_SUFFIXES or _nameless(entry, unreadable):
+            if is_passing(name) or _nameless(entry, unreadable):
                 continue
             try:
                 if suffix in _IMAGE_SUFFIXES or name == INDEX_NAME:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import disk_usage
@@ -218,6 +218,22 @@ def open_reader(path_or_url: str | Path) -> Engine:
         name = display_name(url)
         raise StoreError(f"the database {name} {held}; run: sesmo-live db upgrade --db {name}")
     return engine
+
+
+@contextmanager
+def kept_open(path_or_url: str | Path) -> Iterator[None]:
+    """Keep a SQLite file open meanwhile, by a connection that does nothing.
+
+    A connection that is the last one to close empties the write-ahead log, which waits for the disk: each of a
+    daemon's transactions took twice its time.
+    """
+    file = sqlite_path(database_url(path_or_url))
+    if file is None:
+        yield
+        return
+    with closing(connect_reader(file, None)) as connection:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # the file is opened by the first question
+        yield
 
 
 @contextmanager

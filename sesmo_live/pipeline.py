@@ -90,6 +90,8 @@ class Pipeline:
         self._batch_cells = batch_cells
         self._max_wait_s = max_wait_s
         self._closing = False
+        self._preparing = 0  # jobs that were submitted and are not read and cropped yet
+        self._counting = threading.Lock()
         self._readers = ThreadPoolExecutor(readers, "reader")
         self._fields: Queue[tuple[Job, Prepared] | None] = Queue(queue_fields)
         self._scorer = threading.Thread(target=self._score_fields, name="scorer", daemon=True)
@@ -97,7 +99,9 @@ class Pipeline:
 
     def submit(self, job: Job) -> None:
         """Queue one image; one that comes after `close` began is dropped, as it would be if it waited."""
-        self.call(lambda: self._prepare(job))
+        if not self._closing:
+            self._count(1)
+            self._readers.submit(self._prepare, job)
 
     def call(self, task: Callable[[], None]) -> None:
         """Run `task` on a reader thread; it must not raise."""
@@ -111,9 +115,16 @@ class Pipeline:
         self._fields.put(None)
         self._scorer.join()
 
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._preparing += change
+
     def _prepare(self, job: Job) -> None:
         try:
-            prepared = job.recipe.prepare(job.file)
+            try:
+                prepared = job.recipe.prepare(job.file)
+            finally:
+                self._count(-1)
             if prepared.unfit and job.recipe.refuse:
                 self._deliver(Outcome(job, prepared))
             else:
@@ -143,7 +154,10 @@ class Pipeline:
                 self._deliver(Halt(error))
 
     def _next_batch(self) -> list[tuple[Job, Prepared]]:
-        """Wait for a field, then for as many more as fit and come soon; empty at the end mark."""
+        """Wait for a field, then for as many more as fit and come soon; empty at the end mark.
+
+        Where no other field is on its way the first is scored at once.
+        """
         first = self._fields.get()
         if first is None:
             return []
@@ -151,8 +165,9 @@ class Pipeline:
         cells = len(first[1].cells.pixels)
         deadline = time.monotonic() + self._max_wait_s
         while cells < self._batch_cells:
+            patience = max(0.0, deadline - time.monotonic()) if self._preparing else 0.0
             try:
-                item = self._fields.get(timeout=max(0.0, deadline - time.monotonic()))
+                item = self._fields.get(timeout=patience)
             except Empty:
                 break
             if item is None:

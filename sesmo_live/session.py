@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from acquisition.folder import Sighting, scan, watch
 from acquisition.shares import is_network
-from db.engine import store_answers, store_errors, utc_now
+from db.engine import kept_open, store_answers, store_errors, utc_now
 from db.folders import start_watching, stop_watching
 from sesmo_live.config import Settings
 from sesmo_live.errors import StorePausedError
@@ -78,7 +78,8 @@ class Session:
                 loop = Loop(self._engine, self.intakes, inbox, self._vigil, self._on_progress)
                 for intake in self.intakes:
                     self._start_watcher(intake, ended, inbox)
-                loop.until(lambda: self._stop.is_set() or (self._once and loop.idle))
+                with kept_open(url):
+                    loop.until(lambda: self._stop.is_set() or (self._once and loop.idle))
             complete = self._once and loop.idle
             ended.set()
             pipeline.close()

@@ -25,6 +25,7 @@ from db.disks import network_filesystem
 from db.engine import (
     head_revision,
     ingest_lock,
+    kept_open,
     open_engine,
     open_reader,
     schema_revision,
@@ -33,6 +34,7 @@ from db.engine import (
     utc_now,
 )
 from db.schema import Base, FieldScore, Plate, WellTreatment
+from db.sqlite import log_bytes
 from sesmo_live.errors import StoreError, StorePausedError, UsageError
 from sesmo_live.records import CellScores, ImageFile, ModelPassport, Site, Treatment
 
@@ -322,6 +324,21 @@ def test_importing_again_replaces_and_compounds_are_found_by_any_name(connection
         assert found == "Doxorubicin"
         assert [row.well for row in queries.treatments_of(connection, [key])] == ["A02", "B01"]
     assert queries.find_compounds(connection, "nothing") == []
+
+
+def test_a_file_kept_open_keeps_its_log_and_a_clean_end_leaves_none(engine: Engine, tmp_path: Path) -> None:
+    def commit() -> None:
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
+
+    (file,) = tmp_path.glob("*.db")
+    commit()
+    assert log_bytes(file) == 0
+    with kept_open(file):
+        commit()
+        assert log_bytes(file) > 0
+    commit()
+    assert log_bytes(file) == 0
 
 
 def test_only_one_daemon_ingests_and_a_dead_one_lets_go(tmp_path: Path) -> None:

@@ -326,6 +326,16 @@ def test_reading_the_images_wakes_nobody(tmp_path: Path) -> None:
         assert len(watching.seen) == 1
 
 
+def test_a_passing_name_wakes_nobody_and_its_rename_does(tmp_path: Path) -> None:
+    with Watching(tmp_path, interval_s=60, events=True) as watching:
+        part = land(tmp_path / "a.tif.part")
+        time.sleep(0.5)
+        assert len(watching.seen) == 1
+        renamed = time.monotonic() - watching.started
+        part.rename(tmp_path / "a.tif")
+        assert watching.until(lambda: watching.counts("new") == {"a.tif": 1}, 5) < renamed + 3
+
+
 def test_a_storm_of_events_does_not_make_a_storm_of_scans(tmp_path: Path) -> None:
     with Watching(tmp_path, interval_s=60, settle_s=60, events=True) as watching:
         for number in range(100):

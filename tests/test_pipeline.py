@@ -70,9 +70,31 @@ def test_micro_batches_gather_waiting_fields() -> None:
         calls.append(len(crops))
         return grey(crops)
 
-    collect([Job(k, image(3), Recipe("m", prepare, score)) for k in range(20)], max_wait_s=0.5, batch_cells=30)
+    submitted = threading.Event()
+
+    def wait(file: ImageFile) -> Prepared:
+        assert submitted.wait(10)
+        return prepare(file)
+
+    found: Queue[Outcome | Halt] = Queue()
+    pipeline = Pipeline(found.put, max_wait_s=0.5, batch_cells=30)
+    for k in range(20):
+        pipeline.submit(Job(k, image(3), Recipe("m", wait, score)))
+    submitted.set()
+    pipeline.close(drop_waiting=False)
     assert sum(calls) == 60
     assert len(calls) <= 3
+
+
+def test_a_field_that_comes_alone_is_scored_at_once() -> None:
+    found: Queue[Outcome | Halt] = Queue()
+    pipeline = Pipeline(found.put, max_wait_s=30)
+    for k in (1, 2):
+        pipeline.submit(Job(k, image(k), Recipe("m", prepare, grey)))
+        outcome = found.get(timeout=10)
+        assert isinstance(outcome, Outcome)
+        assert outcome.job.image_id == k
+    pipeline.close()
 
 
 def test_a_bad_image_costs_no_other_its_score() -> None:

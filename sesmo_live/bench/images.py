@@ -53,12 +53,13 @@ def write_encodings(pixels: Pixels, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def names(number: int) -> Iterator[str]:
-    """Yield so many file names of a 384-well plate, in the layout `sesmo`."""
+def names(number: int, fields: int = 1) -> Iterator[str]:
+    """Yield so many file names of a 384-well plate with `fields` a well, in the layout `sesmo`."""
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     for k in range(number):
-        place, timepoint = k % 384, 1 + k // 384
-        site = Site("BENCH", well_name(1 + place // 24, 1 + place % 24), 1, timepoint, "Phase")
+        place, field_number = divmod(k, fields)
+        well = well_name(1 + place % 384 // 24, 1 + place % 24)
+        site = Site("BENCH", well, 1 + field_number, 1 + place // 384, "Phase")
         yield image_name("sesmo", site, moment).name
 
 

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -118,35 +118,37 @@ def _is_watched(db: Path) -> bool:
         return False
 
 
-def peak_memory_mb(source: Path, model: Path, number: int) -> float:
-    """Return the most memory (MiB resident) that `sesmo-live score` took for `number` images."""
-    with _folder(source, number) as folder:
-        words = ("score", str(folder), "--db", str(folder.parent / "bench.db"), "--model", str(model), "--no-refuse")
+def memory_of_score(source: Path, model: Path, number: int, fields: int = 1) -> tuple[list[float], list[datetime]]:
+    """Back-fill `number` images by `sesmo-live score` in a process of its own; return its memory and its commits.
+
+    Memory is MiB resident, taken fifty times a second; the times are those at which each image was scored.
+    """
+    with _folder(source, number, fields) as folder:
+        db = folder.parent / "bench.db"
+        words = ("score", str(folder), "--db", str(db), "--model", str(model), "--layout", "sesmo", "--no-refuse")
         process = subprocess.Popen(
             child("sesmo_live.cli:main", *words),
             env=child_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        peak = 0
+        memory = []
         while process.poll() is None:
-            try:
-                peak = max(peak, psutil.Process(process.pid).memory_info().rss)
-            except psutil.NoSuchProcess:
-                break
+            with suppress(psutil.NoSuchProcess):
+                memory.append(psutil.Process(process.pid).memory_info().rss / 2**20)
             time.sleep(0.02)
-        if process.wait():
+        if process.returncode:
             raise SesmoError(f"sesmo-live score ended with {process.returncode} while its memory was measured")
-    return peak / 2**20
+        return memory, _scored_at(db)
 
 
 @contextmanager
-def _folder(source: Path, number: int) -> Iterator[Path]:
+def _folder(source: Path, number: int, fields: int = 1) -> Iterator[Path]:
     """Give a folder with so many links to one image, which vanishes afterwards with what lies beside it."""
     with tempfile.TemporaryDirectory(prefix="sesmo-bench-", dir=source.parent, ignore_cleanup_errors=True) as place:
         folder = Path(place) / "images"
         folder.mkdir()
-        for name in names(number):
+        for name in names(number, fields):
             link(source, folder / name)
         yield folder
 
