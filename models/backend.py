@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import subprocess
 import sys
 import threading
 import warnings
@@ -17,6 +18,9 @@ TURN = threading.Lock()
 
 _STARTING = threading.Lock()
 
+_gpu_memory_mb: list[int] = []
+"""The cap on GPU memory, if there is one, in MiB."""
+
 _CHATTER = re.compile(
     rb"[IWE]\d{4} \d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWE] "
     rb"|WARNING: All log messages before absl|To enable the following instructions"
@@ -24,12 +28,23 @@ _CHATTER = re.compile(
 """Lines of TensorFlow's C++ side up to the level of errors, which it also prints when nothing is wrong."""
 
 
+def cap_gpu_memory(megabytes: int) -> None:
+    """Let this process take so many MiB of GPU memory at most; without this call it takes what it needs.
+
+    Raises ModelError once the backend runs, with another cap or none.
+    """
+    with _STARTING:
+        if "keras" in sys.modules and _gpu_memory_mb != [megabytes]:
+            raise ModelError(f"GPU memory cannot be capped at {megabytes} MiB once the first model is loaded")
+        _gpu_memory_mb[:] = [megabytes]
+
+
 def start_keras(threads: int | None = None) -> Any:
     """Import Keras and return it, on the backend that KERAS_BACKEND names, else on TensorFlow; it takes seconds once.
 
-    `threads` caps the threads of one operation; None takes all cores. GPU memory is taken as needed by TensorFlow and
-    PyTorch. Raises ModelError for a backend that is unknown or not installed, where TensorFlow already runs with
-    another number of threads, and where JAX is given one.
+    `threads` caps the threads of one operation; None takes all cores. GPU memory is taken as needed, up to the cap of
+    `cap_gpu_memory`; float32 is float32, without NVIDIA's TF32. Raises ModelError for a backend that is unknown or not
+    installed, where TensorFlow already runs with another number of threads, and where JAX is given one.
     """
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend not in _CAPS:
@@ -79,26 +94,59 @@ def _sieve(source: int, real: int) -> None:
 
 
 def _start(backend: str, threads: int | None) -> None:
+    cap = _gpu_memory_mb[0] if _gpu_memory_mb else None
+    for name, value in _environment(backend, cap).items():
+        os.environ.setdefault(name, value)
     try:
         import keras  # noqa: F401 - its import belongs inside the quiet
     except ModuleNotFoundError as error:
         raise ModelError(
             f"KERAS_BACKEND={backend} needs the package {error.name}; install it, or unset KERAS_BACKEND"
         ) from error
-    if backend == "tensorflow":
-        _start_tensorflow(threads)
-    elif threads is not None:
+    if threads is not None:
         _CAPS[backend](threads)
+    if backend == "tensorflow":
+        _start_tensorflow(cap)
+    elif backend == "torch":
+        _start_torch(cap)
 
 
-def _start_tensorflow(threads: int | None) -> None:
+def _environment(backend: str, cap_mb: int | None) -> dict[str, str]:
+    """Return what must stand in the environment before a backend is imported, so that it takes memory as needed."""
+    if backend == "tensorflow":
+        return {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    if backend == "torch":
+        return {}
+    share = {} if cap_mb is None else _share_of_gpu(cap_mb)
+    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **share}
+
+
+def _share_of_gpu(cap_mb: int) -> dict[str, str]:
+    """Return JAX's way to say a cap, as a share of the GPU's memory; nothing where no driver tells its size."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{min(1.0, cap_mb / float(told[0])):.4f}"}
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return {}
+
+
+def _start_tensorflow(cap_mb: int | None) -> None:
     import tensorflow as tf
 
-    for device in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(device, True)
-    if threads is not None:
-        _set_threads(threads)
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    for device in tf.config.list_physical_devices("GPU") if cap_mb is not None else ():
+        limit = tf.config.LogicalDeviceConfiguration(memory_limit=cap_mb)
+        tf.config.set_logical_device_configuration(device, [limit])
     tf.config.list_logical_devices()  # starts the devices, chatter included
+
+
+def _start_torch(cap_mb: int | None) -> None:
+    torch = importlib.import_module("torch")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if cap_mb is not None and torch.cuda.is_available():
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap_mb * 2**20 / whole), 0)
 
 
 def _set_threads(threads: int) -> None:

@@ -20,7 +20,7 @@ class Network(NamedTuple):
     """
 
     build: Callable[[int], Any]
-    build_scoring: Callable[[int, Weights], Any]
+    build_scoring: Callable[[int, Weights, float], Any]
     chunk: int
 
 
@@ -32,15 +32,15 @@ def build_network(name: str, input_px: int = 50) -> Any:
     return _network(name).build(input_px)
 
 
-def build_scoring_network(name: str, input_px: int, weights: Weights) -> Any:
+def build_scoring_network(name: str, input_px: int, weights: Weights, *, zero: float = 0) -> Any:
     """Return a `keras.Model` that carries `weights`: grey crops N×H×W×1 of values 0 to 255 in, logits N×2 out.
 
-    What can be folded into the weights is folded, which changes scores by about 1e-7. Raises ModelError for an
-    unknown network and where the weights do not fit it.
+    What can be folded into the weights is folded, which changes scores by about 1e-7. `zero` is subtracted from the
+    crops that it will be given. Raises ModelError for an unknown network and where the weights do not fit it.
     """
     network = _network(name)
     set_weights(network.build(input_px), weights)
-    return network.build_scoring(input_px, weights)
+    return network.build_scoring(input_px, weights, 2 / 255 * zero - 1)
 
 
 def get_weights(model: Any) -> dict[str, NDArray[np.float32]]:
@@ -82,12 +82,15 @@ def _deep_sesmo(input_px: int) -> Any:
     return _deep_sesmo_body(grey, layers.Concatenate(name="channels")([scaled] * 3), "softmax")
 
 
-def _deep_sesmo_scoring(input_px: int, weights: Weights) -> Any:
-    """Build the same with channels and scaling folded into `conv1`, which is exact as it has no padding."""
+def _deep_sesmo_scoring(input_px: int, weights: Weights, offset: float) -> Any:
+    """Build the same with channels and scaling folded into `conv1`, which is exact as it has no padding.
+
+    `offset` is the scaled value that a 0 in the crops stands for.
+    """
     kernel = weights["conv1/kernel"].astype(np.float64)
     folded = {
         "conv1/kernel": kernel.sum(axis=2, keepdims=True) * 2 / 255,
-        "conv1/bias": weights["conv1/bias"] - kernel.sum(axis=(0, 1, 2)),
+        "conv1/bias": weights["conv1/bias"] + offset * kernel.sum(axis=(0, 1, 2)),
     }
     grey = start_keras().layers.Input((input_px, input_px, 1))
     model = _deep_sesmo_body(grey, grey, None)
@@ -112,7 +115,7 @@ def _deep_sesmo_body(grey: Any, tensor: Any, activation: str | None) -> Any:
         layers.Flatten(name="flatten"),
         layers.Dense(256, activation="relu", name="dense1"),
         layers.Dropout(0.5, name="dropout3"),
-        layers.Dense(2, activation=activation, name="dense2"),
+        layers.Dense(2, activation=activation, name="dense2", dtype="float32"),  # also where the rest is bfloat16
     ):
         tensor = layer(tensor)
     return keras.Model(grey, tensor, name="deep-sesmo")
@@ -126,7 +129,7 @@ def _compact(input_px: int) -> Any:
     return _compact_body(grey, scaled, "softmax", normed=True)
 
 
-def _compact_scoring(input_px: int, weights: Weights) -> Any:
+def _compact_scoring(input_px: int, weights: Weights, offset: float) -> Any:
     """Build the same with normalisation and scaling folded into the convolutions, the first having no padding."""
     folded = {name: array for name, array in weights.items() if name.startswith("dense/")}
     for kernel_name in (name for name in weights if name.endswith("/kernel") and name != "dense/kernel"):
@@ -138,7 +141,7 @@ def _compact_scoring(input_px: int, weights: Weights) -> Any:
         gain = gamma / np.sqrt(variance + _NORM_EPSILON)
         kernel = weights[kernel_name].astype(np.float64) * gain
         folded[f"{name}/kernel"], folded[f"{name}/bias"] = kernel, beta - mean * gain
-    folded["stem/bias"] = folded["stem/bias"] - folded["stem/kernel"].sum(axis=(0, 1, 2))
+    folded["stem/bias"] = folded["stem/bias"] + offset * folded["stem/kernel"].sum(axis=(0, 1, 2))
     folded["stem/kernel"] = folded["stem/kernel"] * 2 / 255
     grey = start_keras().layers.Input((input_px, input_px, 1))
     model = _compact_body(grey, grey, None, normed=False)
@@ -169,7 +172,8 @@ def _compact_body(grey: Any, tensor: Any, activation: str | None, *, normed: boo
         )
         tensor = layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([path, short]))
     tensor = layers.Dropout(0.3, name="dropout")(layers.GlobalAveragePooling2D(name="mean")(tensor))
-    return keras.Model(grey, layers.Dense(2, activation=activation, name="dense")(tensor), name="compact")
+    logits = layers.Dense(2, activation=activation, name="dense", dtype="float32")(tensor)
+    return keras.Model(grey, logits, name="compact")
 
 
 _MIN_PX = 16

@@ -30,7 +30,8 @@ PASSPORT, WEIGHTS = "passport.json", "weights.safetensors"
 DEMO_MODEL = "demo-compact"
 """The shipped model used where none is named; for demonstration only."""
 
-_KEYS = {field.name for field in dataclasses.fields(ModelPassport)}
+_KEYS = {field.name for field in dataclasses.fields(ModelPassport)} - {"precision"}
+"""What a folder's passport may hold: in which precision a model scores is the run's to say."""
 _REQUIRED = {field.name for field in dataclasses.fields(ModelPassport) if field.default is dataclasses.MISSING} - {
     field.name for field in dataclasses.fields(ModelPassport) if field.default_factory is not dataclasses.MISSING
 }
@@ -49,7 +50,8 @@ def write_model(folder: Path, passport: ModelPassport, weights: Mapping[str, NDA
     _check_numbers(weights, folder)
     blob = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in weights.items()})
     passport = dataclasses.replace(passport, weights_sha256=hashlib.sha256(blob).hexdigest())
-    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(passport)}
+    said = {key: value for key, value in dataclasses.asdict(passport).items() if key in _KEYS}
+    content = {"format_version": FORMAT_VERSION, **said}
     try:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:

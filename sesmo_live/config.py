@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sesmo_live.errors import ConfigError, PlateMapError
 from sesmo_live.platemap.times import to_utc
+from sesmo_live.records import Precision
 from sesmo_live.wells import PLATE_SHAPES
 
 COMMAND_LINE = "the command line"
@@ -37,6 +38,8 @@ class Scoring(_Section):
     batch_cells: int = Field(1024, ge=1, description="cells in a micro-batch before it is scored")
     max_wait_s: float = Field(0.01, ge=0, description="seconds a micro-batch waits for more cells")
     refuse: bool = Field(True, description="refuse images that are not fit to be scored")
+    precision: Precision = Field("fp32", description="numbers that the network computes in: fp32, or bf16, faster")
+    gpu_memory_mb: int | None = Field(None, ge=256, description="MiB of GPU memory at most; absent: as needed")
 
 
 class Watching(_Section):
@@ -191,8 +194,9 @@ def settings_from(data: dict[str, Any], source: str) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         location = first["loc"]
-        if source == COMMAND_LINE and len(location) > 2 and location[0] == "watch":
-            option = str(location[2]).replace("_", "-")
+        place = {"watch": 2, "scoring": 1}.get(str(location[0]), len(location)) if location else 0
+        if source == COMMAND_LINE and 0 < place < len(location):
+            option = str(location[place]).replace("_", "-")
             text = first["msg"].removeprefix("Value error, ")
             raise ConfigError(f"--{option}: {text}; correct this value") from error
         raise ConfigError(f"{source}: {_explain(location, first['type'], first['msg'])}") from error

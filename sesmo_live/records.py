@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ Role = Literal["negative", "positive", "treatment", "blank"]
 
 ImageState = Literal["pending", "scored", "refused", "failed", "skipped", "superseded"]
 """Where an image stands in the ledger; all but `scored` carry a reason in words."""
+
+
+Precision = Literal["fp32", "bf16"]
+"""In which numbers a network computes; bfloat16 is faster, and its scores are only nearly those of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ class ModelPassport:
     `conversion` names the 16-to-8-bit conversion, `cropper` the cropper, `cropper_settings` its settings;
     `weights_sha256` is checked before the weights are parsed. `pixel_um` is the µm per pixel of the cells it was
     trained on; images of another known scale are resampled to it. `demonstration` is a plain-words warning, empty
-    for a model fit for use.
+    for a model fit for use. `precision` is no matter of the folder: whoever scores sets it.
     """
 
     name: str
@@ -144,15 +148,21 @@ class ModelPassport:
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     reference: Mapping[str, Any] = field(default_factory=dict)
+    precision: Precision = "fp32"
+
+    def is_of(self, model_id: str) -> bool:
+        """Say whether scores of that id are this model's, in whatever precision they were made."""
+        return any(replace(self, precision=each).model_id == model_id for each in get_args(Precision))
 
     @property
     def model_id(self) -> str:
         """Return the name by which score rows point here: name, version, and a hash of all that makes a score.
 
-        Other weights, cropper settings, conversion, calibration or threshold make another id, so scores that do
-        not belong together never share one.
+        Other weights, cropper settings, conversion, calibration, threshold or precision make another id, so scores
+        that do not belong together never share one.
         """
         settings = [self.weights_sha256, self.network, self.input_px, self.pixel_um, self.conversion, self.cropper]
         settings += [dict(self.cropper_settings), dict(self.calibration), self.threshold]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return f"{self.name}-{self.version}-{digest[:8]}"
+        reduced = [] if self.precision == "fp32" else [self.precision]  # ids of fp32 are as old as the first scores
+        digest = hashlib.sha256(json.dumps(settings + reduced, sort_keys=True).encode()).hexdigest()
+        return "-".join([self.name, self.version, digest[:8], *reduced])

@@ -25,6 +25,7 @@ from db.care import check_quickly, upgrade
 from db.engine import ingest_lock, open_engine, store_errors
 from db.scores import ensure_model
 from db.sqlite import database_url, sqlite_path
+from models.backend import cap_gpu_memory
 from models.passport import find_model, read_passport, read_weights
 from models.prepare import judge_field, prepare_field
 from models.refusal import untested
@@ -36,7 +37,8 @@ from sesmo_live.ingest.placing import Read, WatchPlan, read_barcodes, sight
 from sesmo_live.loop import Progress, progress_of
 from sesmo_live.pipeline import Prepared, Recipe
 from sesmo_live.platemap import read_platemap
-from sesmo_live.records import FieldImage, ImageFile, ModelPassport, Site
+from sesmo_live.records import FieldImage, ImageFile, ModelPassport, Precision, Site
+from sesmo_live.reduced import precision_cost
 from sesmo_live.session import Session
 from sesmo_live.vigil import Vigil
 
@@ -164,12 +166,15 @@ def _models(settings: Settings, *, try_them: bool) -> dict[str, _Model]:
     """
     found: dict[Path, _Model] = {}
     models: dict[str, _Model] = {}
+    precision = settings.scoring.precision
+    if settings.scoring.gpu_memory_mb is not None:
+        cap_gpu_memory(settings.scoring.gpu_memory_mb)
     for name in {options.model or settings.scoring.model for options in settings.watch}:
         folder = find_model(name or None)
         if folder not in found:
-            passport = read_passport(folder)
+            passport = replace(read_passport(folder), precision=precision)
             read_weights(folder, passport)
-            found[folder] = _Model(passport, lazy_scorer(folder))
+            found[folder] = _Model(passport, lazy_scorer(folder, precision))
             if passport.demonstration:
                 log.warning("model %s: %s", passport.model_id, passport.demonstration)
             if settings.scoring.refuse and (gap := untested(passport.reference)):
@@ -235,15 +240,20 @@ def _prepare(file: ImageFile, passport: ModelPassport, read: Read) -> Prepared:
     return Prepared(cells, digest.hexdigest(), quality, tuple(reasons))
 
 
-def lazy_scorer(folder: Path) -> Score:
-    """Return a scoring function that loads its network on first use: a folder without cells needs none."""
+def lazy_scorer(folder: Path, precision: Precision = "fp32") -> Score:
+    """Return a scoring function that loads its network on first use: a folder without cells needs none.
+
+    In another precision than fp32 it then logs by how much that changes scores.
+    """
     loaded: list[Any] = []
 
     def score(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         if not loaded:
             from models.scorer import Scorer
 
-            loaded.append(Scorer(folder))
+            loaded.append(Scorer(folder, precision=precision))
+            if precision != "fp32":
+                log.info("%s", precision_cost(loaded[0], Scorer(folder)))
         values: NDArray[np.float32] = loaded[0].score(crops)
         return values
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from models.convert import DEFAULT
 from models.passport import write_model
 from sesmo_live import service
-from sesmo_live.records import ModelPassport
+from sesmo_live.records import ModelPassport, Precision
 
 
 def mean_grey(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -18,7 +18,10 @@ def mean_grey(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     return values
 
 
-def lazy_stub(folder: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:  # noqa: ARG001 — the loader's signature
+def lazy_stub(
+    folder: Path,  # noqa: ARG001 — the loader's signature
+    precision: Precision = "fp32",  # noqa: ARG001
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Stand in for the service's loader of networks."""
     return mean_grey
 

@@ -320,7 +320,7 @@ def test_a_model_that_breaks_stops_the_run_and_what_was_scored_is_kept(
     config = settings(tmp_path / "in", tmp_path / "s.db", stub_model, plate="P")
     config = config.model_copy(update={"scoring": config.scoring.model_copy(update={"batch_cells": 1})})
     with monkeypatch.context() as patch:
-        patch.setattr(service, "lazy_scorer", lambda _: breaks)
+        patch.setattr(service, "lazy_scorer", lambda *_: breaks)
         with pytest.raises(ModelError, match="the run cannot go on: RuntimeError: out of memory"):
             score_folder(config)
     assert rows(tmp_path / "s.db", "SELECT count(*) FROM field_score") == [(3,)]

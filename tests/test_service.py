@@ -100,6 +100,23 @@ def test_a_folder_is_scored_once(tmp_path: Path, stub_model: Path) -> None:
     assert sum(s.n_cells for s in scores) == first.progress.cells
 
 
+def test_scores_in_bf16_stand_beside_those_in_fp32(tmp_path: Path, stub_model: Path) -> None:
+    write_image(tmp_path / "in" / "B02_f1_t1_cPhase_z0.tif", 1)
+    for precision in ("fp32", "bf16"):
+        config = settings(tmp_path / "in", tmp_path / "s.db", stub_model, plate="P")
+        scoring = config.scoring.model_copy(update={"precision": precision})
+        assert score_folder(config.model_copy(update={"scoring": scoring})).progress.scored == 1
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        found = connection.execute(
+            "SELECT m.model_id, json_extract(m.passport, '$.precision'), f.n FROM field_score f "
+            "JOIN model m ON m.id = f.model_id ORDER BY m.id"
+        ).fetchall()
+    (exact, *_, n), (reduced, *_) = found
+    assert found == [(exact, "fp32", n), (reduced, "bf16", n)]
+    assert reduced.endswith("-bf16")
+    assert not reduced.startswith(exact)
+
+
 def test_scores_are_the_mean_over_cells_of_exactly_the_crops(tmp_path: Path, stub_model: Path) -> None:
     from models.cropper import crop_cells
     from tests.conftest import blobs
@@ -376,7 +393,7 @@ def test_stopping_early_leaves_the_rest_pending_and_the_next_run_goes_on(
         return mean_grey(crops)
 
     with monkeypatch.context() as patch:
-        patch.setattr(service, "lazy_scorer", lambda _: slow)
+        patch.setattr(service, "lazy_scorer", lambda *_: slow)
         first = score_folder(config, stop)
     assert first.progress.images == 100
     assert first.progress.scored > 0

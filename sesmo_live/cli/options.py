@@ -32,6 +32,9 @@ PortOption = Annotated[
 ]
 NoPageOption = Annotated[bool, typer.Option("--no-page", help="do not serve the page")]
 OpenOption = Annotated[bool, typer.Option("--open", help="open the page in the browser")]
+PrecisionOption = Annotated[
+    str | None, typer.Option("--precision", help="numbers the network computes in: fp32 or bf16 [fp32]")
+]
 NoRefuseOption = Annotated[bool, typer.Option("--no-refuse", help="score also images that look unfit, flagged")]
 
 
@@ -42,6 +45,7 @@ def settings_for(
     model: str | None,
     no_refuse: bool,
     watch: dict[str, Any],
+    precision: str | None = None,
     web: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Return the configuration file's settings, changed by what the command line says.
@@ -64,6 +68,8 @@ def settings_for(
         data["watch"] = [{**folder, "model": model} for folder in data.get("watch", [])]
     if no_refuse:
         data["scoring"] = {**data.get("scoring", {}), "refuse": False}
+    if precision is not None:
+        data["scoring"] = {**data.get("scoring", {}), "precision": precision}
     if web_given := {name: value for name, value in (web or {}).items() if value is not None}:
         data["web"] = {**data.get("web", {}), **web_given}
     settings = settings_from(data, COMMAND_LINE)

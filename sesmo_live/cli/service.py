@@ -96,6 +96,7 @@ def score(
     plate_wells: o.WellsOption = None,
     platemap: o.MapOption = None,
     treated_at: o.TreatedOption = None,
+    precision: o.PrecisionOption = None,
     no_refuse: o.NoRefuseOption = False,
     config: o.ConfigOption = None,
     output: o.FormatOption = Format.table,
@@ -119,7 +120,7 @@ def score(
         "platemap": platemap,
         "treated_at": treated_at,
     }
-    settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=watch)
+    settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=watch, precision=precision)
     folders = ", ".join(str(item.folder) for item in settings.watch)
     if not folders:
         raise UsageError(
@@ -247,6 +248,7 @@ def run(
     plate_wells: o.WellsOption = None,
     platemap: o.MapOption = None,
     treated_at: o.TreatedOption = None,
+    precision: o.PrecisionOption = None,
     no_refuse: o.NoRefuseOption = False,
     port: o.PortOption = None,
     no_page: o.NoPageOption = False,
@@ -270,7 +272,9 @@ def run(
     }
     with stop_on_signal() as stop:  # before the slow imports, so that a stop at any moment is a clean one
         web = {"port": port, "enabled": False if no_page else None}
-        settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=values, web=web)
+        settings = o.settings_for(
+            config, db=db, model=model, no_refuse=no_refuse, watch=values, web=web, precision=precision
+        )
         log = settings.logging
         start_logging(log.file, log.max_mb, log.keep)
         folders = ", ".join(str(item.folder) for item in settings.watch)

@@ -105,9 +105,9 @@ class Explainer:
         """Return the folder of the model of that id, among those of the configuration, the user and this program."""
         try:
             for folder in self._models:
-                if folder.is_dir() and read_passport(folder).model_id == model:
+                if folder.is_dir() and read_passport(folder).is_of(model):
                     return folder
-            return next(folder for folder, passport in list_models() if passport.model_id == model)
+            return next(folder for folder, passport in list_models() if passport.is_of(model))
         except (StopIteration, ModelError) as error:
             text = f"model {model} is not on this computer, so it cannot explain; copy its folder to the user's models"
             raise UnknownNameError(text) from error
