@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Float, case, cast, func, select
 
-from db.queries import PlateRow
+from db.queries import PlateRow, imaged
 from db.schema import Cell, FieldScore, Image, Model, Plate, UtcDateTime, WellTreatment
 
 
@@ -50,9 +50,16 @@ def _sums() -> list[ColumnElement[Any]]:
     ]  # fmt: skip
 
 
-def well_sums(connection: Connection, plate_id: int, model_key: int, timepoint: int | None = None) -> list[WellSums]:
-    """Return the sums of all wells of a plate under one model, at all time points or at one."""
+def well_sums(
+    connection: Connection,
+    plate_id: int,
+    model_key: int,
+    timepoint: int | None = None,
+    wells: Sequence[str] | None = None,
+) -> list[WellSums]:
+    """Return the sums of all wells of a plate, or of some, under one model, at all time points or at one."""
     at = [] if timepoint is None else [Image.timepoint == timepoint]
+    at += [] if wells is None else [Image.well.in_(wells)]
     statement = (
         select(Image.plate_id, Image.well, Image.timepoint, FieldScore.model_id, *_sums())
         .join(FieldScore, FieldScore.image_id == Image.id)
@@ -60,6 +67,36 @@ def well_sums(connection: Connection, plate_id: int, model_key: int, timepoint: 
         .group_by(Image.plate_id, Image.well, Image.timepoint, FieldScore.model_id)
     )
     return [WellSums(*row) for row in connection.execute(statement) if row[1] is not None and row[2] is not None]
+
+
+def scored_wells(connection: Connection, plate_id: int, model_key: int) -> list[str]:
+    """Return the wells of a plate of which an image counts under one model."""
+    seen = imaged(plate_id)
+    counts = (
+        select(Image.id)
+        .join(FieldScore, FieldScore.image_id == Image.id)
+        .where(Image.plate_id == plate_id, Image.well == seen.c.well, Image.timepoint.is_not(None), *_counted())
+        .where(FieldScore.model_id == model_key)
+        .limit(1)  # the first by the index is enough
+        .correlate(seen)
+        .scalar_subquery()
+    )
+    return list(connection.execute(select(seen.c.well).where(counts.is_not(None))).scalars())
+
+
+def mean_scores(
+    connection: Connection, plate_id: int, model_key: int, wells: Sequence[str]
+) -> list[tuple[str, int, float]]:
+    """Return (well, time point, mean score) of some wells under one model, where they have cells."""
+    cells = func.sum(FieldScore.n)
+    statement = (
+        select(Image.well, Image.timepoint, func.sum(FieldScore.sum) / cells)
+        .join(FieldScore, FieldScore.image_id == Image.id)
+        .where(Image.plate_id == plate_id, FieldScore.model_id == model_key, Image.well.in_(wells), *_counted())
+        .group_by(Image.well, Image.timepoint)
+        .having(cells > 0)
+    )
+    return [(row[0] or "", row[1], row[2]) for row in connection.execute(statement) if row[1] is not None]
 
 
 def history_sums(connection: Connection, compound_ids: Sequence[int]) -> list[WellSums]:

@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 from db import queries
+from sesmo_live import results
 from sesmo_live.answers import Answer, Row, nearest
 from sesmo_live.errors import StatisticsError, UnknownNameError, UsageError
 from sesmo_live.screening import (
@@ -21,7 +22,7 @@ from sesmo_live.screening import (
     over_plates,
 )
 from sesmo_live.screening.checks import Numbers
-from sesmo_live.screens import Screen, groups, load_screen
+from sesmo_live.screens import Screen, load_screen
 
 HIT_LEVEL = 0.05
 """False-discovery rate below which a compound is called a hit unless the user says otherwise."""
@@ -61,7 +62,7 @@ def hits(
     """
     if not 0 < level < 1:
         raise UsageError(f"a false-discovery rate of {level:g} is not between 0 and 1; give 0.05, say")
-    screens = [load_screen(engine, name, run=run, model=model) for name in plates]
+    screens = [load_screen(engine, name, run=run, model=model, timepoint=timepoint, last=True) for name in plates]
     models = list(dict.fromkeys(screen.model[1] for screen in screens))
     if len(models) > 1:
         raise UsageError(f"these plates were scored by different models, {', '.join(models)}; name one with --model")
@@ -80,6 +81,19 @@ def hits(
     if toxic:
         notes += (f"{toxic} of the hits have less than half of the negative controls' cells (toxic)",)
     return Answer(ranked, notes)
+
+
+def groups(screen: Screen, roles: Sequence[str] = ("treatment",)) -> dict[tuple[str, str], list[int]]:
+    """Return the rows of the wells of each (compound, dose), those with these roles and one or more compounds."""
+    what = results.contents([row for rows in screen.treatments.values() for row in rows])
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, well in enumerate(screen.wells):
+        content = what.get(well)
+        if content and screen.roles.get(well) in roles and content["compound"]:
+            dose = content["dose"]
+            amount = dose if isinstance(dose, str) else "" if dose is None else f"{dose:g}"
+            found[content["compound"], f"{amount} {content['dose_unit']}".strip()].append(place)
+    return dict(found)
 
 
 def _effects(screen: Screen, column: int, said: dict[str, None]) -> dict[tuple[str, str], _OnPlate]:
@@ -150,24 +164,65 @@ def dose_responses(
     At `timepoint` (the last one unless given), or at every time point. Compounds that cannot be fitted are told in the
     notes. Raises UsageError for a compound that is not on the plate.
     """
-    screen = load_screen(engine, plate, run=run, model=model)
+    found, notes = curves(engine, plate, compound, timepoint=timepoint, over_time=over_time, run=run, model=model)
+    return Answer([curve.row for curve in found], notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A fitted curve: its line with `DOSE_COLUMNS`, and the doses and scores of the wells behind it."""
+
+    row: Row
+    fit: DoseResponse
+    doses: Numbers
+    scores: Numbers
+
+
+def curves(
+    engine: Engine,
+    plate: str,
+    compound: str | None = None,
+    *,
+    timepoint: int | None = None,
+    over_time: bool = False,
+    run: str | None = None,
+    model: str | None = None,
+) -> tuple[list[Curve], tuple[str, ...]]:
+    """Return what `dose_responses` tells, each line with its curve and its wells, and the notes."""
+    stop = None if over_time else timepoint
+    screen = load_screen(engine, plate, run=run, model=model, timepoint=stop, last=not over_time)
     wanted = _compounds(engine, screen, compound)
     columns = range(len(screen.timepoints)) if over_time else [screen.index(timepoint)]
     said: dict[str, None] = {}
-    rows = []
+    found = []
     for name in wanted:
         for column in columns:
             try:
-                fit, unit, doses, _ = fit_at(screen, name, column)
+                fit, unit, doses, scores = fit_at(screen, name, column)
             except StatisticsError as error:
                 said.setdefault(f"{name}: {error}")
                 continue
-            rows.append(_fit_row(screen, name, column, fit, unit, doses))
-    return Answer(rows, screen.notes + tuple(said))
+            found.append(Curve(_fit_row(screen, name, column, fit, unit, doses), fit, doses, scores))
+    return found, screen.notes + tuple(said)
 
 
 def compound_curves(engine: Engine, name: str, *, model: str | None = None, over_time: bool = False) -> Answer:
     """Fit a dose-response curve to a compound on each plate that it is on; raise UsageError for an unknown compound."""
+    rows: list[Row] = []
+    notes: dict[str, None] = {}
+    for plate, run in plates_with(engine, name):
+        try:
+            found = dose_responses(engine, plate, name, over_time=over_time, run=run, model=model)
+        except UsageError as error:  # not scored, or not by this model
+            notes.setdefault(str(error))
+            continue
+        rows += found.rows
+        notes.update(dict.fromkeys(found.notes))
+    return Answer(rows, tuple(notes))
+
+
+def plates_with(engine: Engine, name: str) -> list[tuple[str, str]]:
+    """Return (name, run) of the plates with a compound, the earliest imaged first; raise UnknownNameError."""
     with engine.connect() as connection:
         compounds = queries.find_compounds(connection, name)
         if not compounds:
@@ -175,18 +230,7 @@ def compound_curves(engine: Engine, name: str, *, model: str | None = None, over
                 f"there is no compound {name!r}; {nearest(name, queries.compound_names(connection), 'compounds')}"
             )
         on = {row.plate_id for row in queries.treatments_of(connection, [key for key, _ in compounds])}
-        plates = [plate for plate in queries.plate_runs(connection) if plate.plate_id in on]
-    rows: list[Row] = []
-    notes: dict[str, None] = {}
-    for plate in plates:
-        try:
-            found = dose_responses(engine, plate.name, name, over_time=over_time, run=plate.run, model=model)
-        except UsageError as error:  # not scored, or not by this model
-            notes.setdefault(str(error))
-            continue
-        rows += found.rows
-        notes.update(dict.fromkeys(found.notes))
-    return Answer(rows, tuple(notes))
+        return [(plate.name, plate.run) for plate in queries.plate_runs(connection) if plate.plate_id in on]
 
 
 def _compounds(engine: Engine, screen: Screen, compound: str | None) -> list[str]:

@@ -18,7 +18,8 @@ from sesmo_live import results
 from sesmo_live.answers import Row
 from sesmo_live.errors import StatisticsError, UsageError
 from sesmo_live.screening import onset
-from sesmo_live.screens import Screen, band_of, beside_controls, intervals, load_screen
+from sesmo_live.screening.intervals import fraction_interval, mean_interval
+from sesmo_live.screens import Screen, band_of, beside_controls, load_screen, over_sums, score_sums
 from sesmo_live.spreadsheet import harmless
 
 XLSX_ROWS = 1_048_575
@@ -59,6 +60,20 @@ def tidy_wells(screen: Screen) -> tuple[list[Row], tuple[str, ...]]:
     order = {well: number for number, well in enumerate(screen.wells)}
     rows.sort(key=lambda row: (order[row["well"]], row["timepoint"]))
     return [{name: row[name] for name in EXPORT_COLUMNS} for row in rows], tuple(said)
+
+
+def intervals(screen: Screen, well: str, timepoint: int) -> tuple[Row, bool]:
+    """Return score and fraction with their intervals at a time point, and whether the well has an image there."""
+    row = screen.sums.get((well, timepoint))
+    if row is None:
+        return {}, False
+    score, low, high = mean_interval(score_sums(row))
+    fraction, fraction_low, fraction_high = fraction_interval(over_sums(row))
+    return {
+        "score": score, "ci_low": low, "ci_high": high, "n_cells": row.n_cells, "n_images": row.n_images,
+        "fraction_senescent": fraction, "fraction_low": fraction_low, "fraction_high": fraction_high,
+        "acquired_at": row.acquired_at,
+    }, True  # fmt: skip
 
 
 def _onsets(screen: Screen, said: dict[str, None]) -> dict[str, float | None]:

@@ -31,7 +31,7 @@ from sesmo_live.screening import (
     slope,
 )
 from sesmo_live.screening.checks import one_role_each
-from sesmo_live.screening.intervals import FieldSums, fraction_interval, mean_interval
+from sesmo_live.screening.intervals import FieldSums, fraction_interval
 from sesmo_live.wells import PLATE_SHAPES, parse_well, smallest_plate, well_position
 
 Numbers = NDArray[np.float64]
@@ -86,8 +86,18 @@ class Screen:
         return table
 
 
-def load_screen(engine: Engine, plate: str, *, run: str | None = None, model: str | None = None) -> Screen:
+def load_screen(
+    engine: Engine,
+    plate: str,
+    *,
+    run: str | None = None,
+    model: str | None = None,
+    timepoint: int | None = None,
+    last: bool = False,
+) -> Screen:
     """Read one run of a plate (the latest) under one model (the latest that scored it).
+
+    Whole, or quickly at `timepoint` or at the `last` one alone; where there is no score, whole all the same.
 
     Raises UsageError for a plate, run or model that the database does not hold and for a plate without scores,
     StatisticsError for a well that is a negative and a positive control.
@@ -97,6 +107,13 @@ def load_screen(engine: Engine, plate: str, *, run: str | None = None, model: st
         chosen, more = results.pick_model(connection, found, model)
         if chosen is None:
             raise UsageError(f"no image of plate {found.name} is scored yet; run or score it first")
+        stops = [] if timepoint is None else [timepoint]
+        if last and timepoint is None:
+            stops = queries.last_timepoints(connection, found.plate_id, results.LOOK_BACK)
+        for stop in stops:
+            screen = read_screen(connection, found, chosen, notes + more, stop)
+            if screen.wells:
+                return screen
         return read_screen(connection, found, chosen, notes + more)
 
 
@@ -106,9 +123,13 @@ def read_screen(
     model: tuple[int, str],
     notes: tuple[str, ...],
     timepoint: int | None = None,
+    only: Sequence[str] | None = None,
 ) -> Screen:
-    """Read a plate under a model that are both known, whole or at one time point; the rest as `load_screen`."""
-    rows = screening.well_sums(connection, plate.plate_id, model[0], timepoint)
+    """Read a plate under a model that are both known, whole, at one time point, or some wells at all time points.
+
+    The rest as `load_screen`.
+    """
+    rows = screening.well_sums(connection, plate.plate_id, model[0], timepoint, only)
     treatments: dict[str, list[TreatmentRow]] = defaultdict(list)
     for treatment in queries.treatments(connection, plate.plate_id):
         treatments[treatment.well].append(treatment)
@@ -117,7 +138,10 @@ def read_screen(
         for well, items in treatments.items()
     }
     wells = tuple(sorted({row.well for row in rows}, key=well_position))
-    timepoints = tuple(sorted({row.timepoint for row in rows}))
+    stops = {row.timepoint for row in rows}
+    if only is not None:  # the band of the controls looks back over those of the whole plate
+        stops |= {stop for stop, _ in queries.time_points(connection, plate.plate_id)}
+    timepoints = tuple(sorted(stops))
     scores, cells, hours = (np.full((len(wells), len(timepoints)), empty) for empty in (np.nan, 0.0, np.nan))
     place_of = {well: number for number, well in enumerate(wells)}
     column_of = {timepoint: number for number, timepoint in enumerate(timepoints)}
@@ -208,32 +232,39 @@ def plate_wells(
     What cannot be computed is None, and a note says why.
     """
     plain = results.plate_table(engine, plate, timepoint=timepoint, run=run, model=model)
-    bare = [{name: row.get(name) for name in WELL_COLUMNS} for row in plain.rows]
     stops = sorted({row["timepoint"] for row in plain.rows if row["timepoint"] is not None})
     with engine.connect() as connection:
         found, _ = results.find_plate(connection, plate, run)
         chosen, _ = results.pick_model(connection, found, model)
-        if chosen is None or not stops:
-            return Answer(bare, plain.notes)
-        try:
-            screen = read_screen(connection, found, chosen, (), stops[0] if len(stops) == 1 else None)
-        except StatisticsError as error:
-            return Answer(bare, (*plain.notes, str(error)))
-        covered = {stop: screening.coverage(connection, found.plate_id, chosen[0], stop) for stop in stops}
-    beside = {stop: beside_controls(screen, screen.index(stop)) for stop in stops}
-    place_of = {well: number for number, well in enumerate(screen.wells)}
+        beside, said = wells_beside(connection, found, chosen, stops)
     rows = []
     for row in plain.rows:
-        more: Row = dict.fromkeys(WELL_COLUMNS)
-        if row["timepoint"] is not None:
-            values, _ = beside[row["timepoint"]]
-            more |= {name: _number(numbers[place_of[row["well"]]]) for name, numbers in values.items()}
-            limits = fraction_interval(over_sums(screen.sums[row["well"], row["timepoint"]]))
-            more |= {"fraction_low": limits[1], "fraction_high": limits[2]}
-            more["confluence"] = covered[row["timepoint"]].get(row["well"])
+        more = dict.fromkeys(WELL_COLUMNS) | beside.get((row["well"], row["timepoint"]), {})
         rows.append({name: row[name] if name in row else more[name] for name in WELL_COLUMNS})
-    said = dict.fromkeys(note for _, notes in beside.values() for note in notes)
-    return Answer(rows, plain.notes + tuple(said))
+    return Answer(rows, plain.notes + said)
+
+
+def wells_beside(
+    connection: Connection, plate: PlateRow, model: tuple[int, str] | None, timepoints: Iterable[int]
+) -> tuple[dict[tuple[str, int | None], Row], tuple[str, ...]]:
+    """Return what `plate_wells` adds to a well, by (well, time point), and what could not be computed."""
+    found: dict[tuple[str, int | None], Row] = {}
+    said: dict[str, None] = {}
+    if model is None:
+        return {}, ()
+    for stop in timepoints:
+        try:
+            screen = read_screen(connection, plate, model, (), stop)
+        except StatisticsError as error:
+            return {}, (str(error),)
+        values, notes = beside_controls(screen, 0)
+        said.update(dict.fromkeys(notes))
+        covered = screening.coverage(connection, plate.plate_id, model[0], stop)
+        for place, well in enumerate(screen.wells):
+            _, low, high = fraction_interval(over_sums(screen.sums[well, stop]))
+            row: Row = {"fraction_low": low, "fraction_high": high, "confluence": covered.get(well)}
+            found[well, stop] = row | {name: _number(numbers[place]) for name, numbers in values.items()}
+    return found, tuple(said)
 
 
 def _number(value: Any) -> float | None:
@@ -260,7 +291,11 @@ CONTROL_COLUMNS = (
 
 def plate_statistics(engine: Engine, plate: str, *, run: str | None = None, model: str | None = None) -> Answer:
     """Return one row a time point: the control statistics, and what rows, columns and rim of the plate do."""
-    screen = load_screen(engine, plate, run=run, model=model)
+    return statistics_of(load_screen(engine, plate, run=run, model=model))
+
+
+def statistics_of(screen: Screen) -> Answer:
+    """Return `plate_statistics` of a plate that is read already."""
     said: dict[str, None] = {}
     rows = []
     for column, timepoint in enumerate(screen.timepoints):
@@ -303,14 +338,37 @@ def band_of(screen: Screen) -> Band:
     return control_band(screen.scores[screen.of_role("negative")], len(treated), PLANNED_LOOKS)
 
 
+def band_beside(connection: Connection, screen: Screen) -> tuple[Numbers, Band | None, str]:
+    """Return the negative controls (wells × time points) and their band beside a screen read of some wells alone.
+
+    The numbers are those of `band_of` of the whole plate. Without a band the sentence says why.
+    """
+    plate, model = screen.plate.plate_id, screen.model[0]
+    place_of = {well: place for place, well in enumerate(w for w, role in screen.roles.items() if role == "negative")}
+    column_of = {timepoint: column for column, timepoint in enumerate(screen.timepoints)}
+    table = np.full((len(place_of), len(column_of)), np.nan)
+    for well, timepoint, mean in screening.mean_scores(connection, plate, model, list(place_of)):
+        table[place_of[well], column_of[timepoint]] = mean
+    treated = [well for well in screening.scored_wells(connection, plate, model) if well not in place_of]
+    try:
+        return table, control_band(table, len(treated), PLANNED_LOOKS), ""
+    except StatisticsError as error:
+        return table, None, f"no onset: {error}"
+
+
 def plate_courses(
     engine: Engine, plate: str, well: str | None = None, *, run: str | None = None, model: str | None = None
 ) -> Answer:
     """Return one row a well: when it left the control band, its slope, and its area above the negative controls."""
-    screen = load_screen(engine, plate, run=run, model=model)
+    return courses_of(load_screen(engine, plate, run=run, model=model), well)
+
+
+def courses_of(screen: Screen, well: str | None = None) -> Answer:
+    """Return `plate_courses` of a plate that is read already."""
     name = parse_well(well) if well else None
     if name and name not in screen.wells:
-        raise UnknownNameError(f"plate {screen.plate.name} has no score of well {name}; see: sesmo-live plate {plate}")
+        plate = screen.plate.name
+        raise UnknownNameError(f"plate {plate} has no score of well {name}; see: sesmo-live plate {plate}")
     said: dict[str, None] = {}
     band: Band | None = None
     try:
@@ -321,12 +379,13 @@ def plate_courses(
     rows = []
     for place, found in enumerate(screen.wells):
         if name in (None, found):
-            row = {"well": found, **what.get(found, results.NOTHING), **_course(screen, place, band, said)}
+            row = {"well": found, **what.get(found, results.NOTHING), **course_of(screen, place, band, said)}
             rows.append({column: row[column] for column in COURSE_COLUMNS})
     return Answer(rows, screen.notes + tuple(said))
 
 
-def _course(screen: Screen, place: int, band: Band | None, said: dict[str, None]) -> Row:
+def course_of(screen: Screen, place: int, band: Band | None, said: dict[str, None]) -> Row:
+    """Return when the well in a row of the screen left a band, its slope and its area; `said` gets what is missing."""
     scores, hours = screen.scores[place], screen.hours[place]
     known = np.isfinite(scores) & np.isfinite(hours)
     row: Row = dict.fromkeys(COURSE_COLUMNS[5:])
@@ -344,30 +403,3 @@ def _course(screen: Screen, place: int, band: Band | None, said: dict[str, None]
     except StatisticsError as error:
         said.setdefault(f"well {screen.wells[place]}: {error}")
     return row
-
-
-def groups(screen: Screen, roles: Sequence[str] = ("treatment",)) -> dict[tuple[str, str], list[int]]:
-    """Return the rows of the wells of each (compound, dose), those with these roles and one or more compounds."""
-    what = results.contents([row for rows in screen.treatments.values() for row in rows])
-    found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, well in enumerate(screen.wells):
-        content = what.get(well)
-        if content and screen.roles.get(well) in roles and content["compound"]:
-            dose = content["dose"]
-            amount = dose if isinstance(dose, str) else "" if dose is None else f"{dose:g}"
-            found[content["compound"], f"{amount} {content['dose_unit']}".strip()].append(place)
-    return dict(found)
-
-
-def intervals(screen: Screen, well: str, timepoint: int) -> tuple[Row, bool]:
-    """Return score and fraction with their intervals at a time point, and whether the well has an image there."""
-    row = screen.sums.get((well, timepoint))
-    if row is None:
-        return {}, False
-    score, low, high = mean_interval(score_sums(row))
-    fraction, fraction_low, fraction_high = fraction_interval(over_sums(row))
-    return {
-        "score": score, "ci_low": low, "ci_high": high, "n_cells": row.n_cells, "n_images": row.n_images,
-        "fraction_senescent": fraction, "fraction_low": fraction_low, "fraction_high": fraction_high,
-        "acquired_at": row.acquired_at,
-    }, True  # fmt: skip

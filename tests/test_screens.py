@@ -14,7 +14,7 @@ from sqlalchemy import Engine, update
 
 from db.engine import open_reader
 from db.schema import FieldScore, Image, WellTreatment
-from sesmo_live import comparison, compounds, history, screens
+from sesmo_live import comparison, compounds, export, history, screens
 from sesmo_live.errors import SesmoError, UsageError
 from sesmo_live.records import Treatment
 from sesmo_live.screening import percent_of_control, z_prime
@@ -303,13 +303,13 @@ def test_all_statistics_of_a_384_well_plate_of_100_looks_take_two_seconds(tmp_pa
     began = time.process_time()
     said: dict[str, None] = {}
     for well, timepoint in screen.sums:
-        screens.intervals(screen, well, timepoint)
+        export.intervals(screen, well, timepoint)
     for column in range(100):
         screens._statistics_at(screen, column, said)
         screens.beside_controls(screen, column)
     band = screens.band_of(screen)
     for place in range(384):
-        screens._course(screen, place, band, said)
+        screens.course_of(screen, place, band, said)
     compounds._effects(screen, 99, said)
     spent = time.process_time() - began
     fitted = time.process_time()
