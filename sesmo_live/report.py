@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,15 +40,16 @@ def write_report(
     """Write the report of a plate to an HTML file; return what must be said. Raises as `load_screen`."""
     screen = load_screen(engine, plate, run=run, model=model)
     run, model = screen.plate.run, screen.model[1]
-    statistics = screens.plate_statistics(engine, plate, run=run, model=model)
+    shown = screen.index(None)
+    statistics = screens.statistics_of(screen)
     notes = dict.fromkeys((*screen.notes, *statistics.notes))
     curves = _table_of(lambda: compounds.dose_responses(engine, plate, run=run, model=model), notes)
     ranked = _table_of(lambda: compounds.hits(engine, [plate], run=run, model=model), notes)
-    courses = _table_of(lambda: screens.plate_courses(engine, plate, run=run, model=model), notes)
+    courses = _table_of(lambda: screens.courses_of(screen), notes)
     about = export.provenance(engine, screen)
     parts = [
         _picture("plate map", lambda figure: _draw_map(figure, screen)),
-        _heading("Controls", statistics.rows[-1:]),
+        _heading(f"Controls at time point {screen.timepoints[shown]}", [statistics.rows[shown]]),
         _picture("controls over time", lambda figure: _draw_controls(figure, screen, statistics.rows)),
         _heading("Wells that left the control band", [row for row in courses if row["onset_timepoint"] is not None]),
         _heading(f"Compounds against the negative controls (first {MOST_HITS})", ranked[:MOST_HITS]),
@@ -102,7 +104,9 @@ def _picture(title: str, draw: Callable[[Any], None]) -> str:
     figure = Figure(layout="constrained")
     draw(figure)
     data = io.BytesIO()
-    figure.savefig(data, dpi=110, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks is a box here, and whole in the tables
+        figure.savefig(data, dpi=110, format="png")
     coded = base64.b64encode(data.getvalue()).decode()
     return f'<p><img alt="{html.escape(title)}" src="data:image/png;base64,{coded}"></p>'
 
@@ -110,7 +114,8 @@ def _picture(title: str, draw: Callable[[Any], None]) -> str:
 def _draw_map(figure: Any, screen: Screen) -> None:
     from matplotlib import colormaps
 
-    table = screen.map(screen.scores[:, -1])
+    shown = screen.index(None)
+    table = screen.map(screen.scores[:, shown])
     rows, columns = table.shape
     figure.set_size_inches(10, max(2.2, 10 * rows / columns))
     axes = figure.subplots()
@@ -127,7 +132,7 @@ def _draw_map(figure: Any, screen: Screen) -> None:
     axes.set_xticks(range(columns), [str(number + 1) for number in range(columns)], fontsize=7)
     axes.set_yticks(range(rows), [row_letters(number + 1) for number in range(rows)], fontsize=7)
     axes.tick_params(length=0)
-    axes.set_title(f"Mean score of each well at time point {screen.timepoints[-1]}", fontsize=10)
+    axes.set_title(f"Mean score of each well at time point {screen.timepoints[shown]}", fontsize=10)
     figure.colorbar(image, ax=axes, label="P(senescent)", shrink=0.8)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.05), ncols=2, frameon=False, fontsize=8, markerscale=0.4)
@@ -169,7 +174,7 @@ def _draw_curves(figure: Any, screen: Screen, curves: Sequence[Row]) -> None:
     lines = -(-len(shown) // columns)
     figure.set_size_inches(max(3.2 * columns, 4), 2.7 * lines)
     for axes, row in zip(figure.subplots(lines, columns, squeeze=False).ravel(), shown, strict=False):
-        fit, unit, doses, values = compounds.fit_at(screen, row["compound"], len(screen.timepoints) - 1)
+        fit, unit, doses, values = compounds.fit_at(screen, row["compound"], screen.index(None))
         _draw_curve(axes, row["compound"], fit, unit, doses, values)
     for axes in figure.axes[len(shown) :]:
         axes.set_visible(False)
@@ -192,7 +197,7 @@ def _draw_curve(axes: Any, name: str, fit: DoseResponse, unit: str, doses: Any, 
     axes.set_xticks([zero, *10.0**powers], ["0", *(f"{10.0**power:g}" for power in powers)])
     axes.minorticks_off()
     said = "flat" if fit.ec50_um is None else f"EC50 {fit.ec50_um:.3g} {unit}"
-    axes.set_title(f"{name}: {said}", fontsize=8)
+    axes.set_title(f"{name}: {said}", fontsize=8, parse_math=False)  # a name with two $ is no formula
     axes.set_xlabel(f"dose ({unit}), 0: negative controls", fontsize=7)
     axes.set_ylabel("P(senescent)", fontsize=7)
     axes.tick_params(labelsize=7)
