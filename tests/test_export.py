@@ -113,6 +113,7 @@ def test_the_report_is_one_file_with_figures_and_provenance(store: Path, tmp_pat
     assert not re.search(r'(?:src|href)="(?!data:)', text)
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+    assert text.index("cells_percent") < text.index("toxic") < text.index("Dose and response")
     for said in ("z_prime", "mine-1-aaaaaaaa", "00ff", "sesmo-live", "Compound A", "scored", "ec50"):
         assert said in text, said
 

@@ -221,10 +221,23 @@ def test_a_compound_is_found_by_name_alias_and_inchikey(store: tuple[Path, dict[
     assert tuple(named.rows[0]) == history.HISTORY_COLUMNS
     assert len(named.rows) == 2 * 16 * 6
     assert [row["dose"] for row in named.rows[:2]] == [0.01, 0.01]
-    for other in ("vendor-7", "ryyvlzvuvijvgh-uhfffaoysa-n"):
+    for other in ("vendor-7", "ryyvlzvuvijvgh-uhfffaoysa-n", " RYYVLZVUVIJVGH-UHFFFAOYSA-N"):
         assert history.compound_history(engine, other, model="mine-1").rows == named.rows
     with pytest.raises(UsageError, match="did you mean 'Compound B'"):
         history.compound_history(engine, "Compund B")
+
+
+def test_names_with_the_same_inchikey_are_one_substance(tmp_path: Path) -> None:
+    engine = open_store(tmp_path / "s.db")
+    caffeine, other = ("RYYVLZVUVIJVGH-UHFFFAOYSA-N",), ("ZFXYFBGIUFBOJW-UHFFFAOYSA-N", "xanthine")
+    for plate, name, aliases in (("P", "Guaranine", caffeine), ("Q", "Caffeine", caffeine), ("R", "Theo", other)):
+        fields = image_wells(np.random.default_rng(6), np.full((1, 1), 0.2))
+        add_plate(engine, plate, ["A01"], fields, [Treatment("A01", name, "treatment", 1.0, "µM", 1.0, None, aliases)])
+    for name in ("guaranine", "Caffeine", caffeine[0]):
+        found = history.compound_history(engine, name).rows
+        assert {(row["plate"], row["compound"]) for row in found} == {("P", "Guaranine"), ("Q", "Caffeine")}
+    assert {row["plate"] for row in history.compound_history(engine, "theo").rows} == {"R"}
+    engine.dispose()
 
 
 def test_scores_of_different_models_are_bridged_and_never_mixed(store: tuple[Path, dict[str, Fields]]) -> None:
