@@ -29,7 +29,8 @@ def test_a_smiles_becomes_an_inchikey(plate_map: Path) -> None:
 
 
 def test_without_rdkit_it_is_left_out(plate_map: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rdkit", None)
+    for name in ("rdkit", "rdkit.Chem"):
+        monkeypatch.setitem(sys.modules, name, None)
     inchikey_of.cache_clear()
     found = read_platemap(plate_map)
     assert [item.aliases for item in found.treatments] == [(), ()]
