@@ -207,11 +207,14 @@ def known_revision(engine: Engine, path_or_url: str | Path) -> str | None:
     return current
 
 
-def open_reader(path_or_url: str | Path) -> Engine:
-    """Return a reading engine on an existing, up-to-date database; raise UsageError when there is none."""
+def open_reader(path_or_url: str | Path, *, busy_s: float | None = None) -> Engine:
+    """Return a reading engine on an existing, up-to-date database; raise UsageError when there is none.
+
+    `busy_s` is how long a question waits for another program's lock, half a minute unless given.
+    """
     url = database_url(path_or_url)
     existing_file(url)
-    engine = open_engine(url)
+    engine = open_engine(url, busy_s=busy_s if sqlite_path(url) else None)
     current = known_revision(engine, url)
     if current != head_revision():
         held = f"has the older schema {current}" if current else "is empty"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Connection,
     Integer,
@@ -29,6 +30,10 @@ WELL_SCORE = table(
     column("acquired_at", UtcDateTime()),
     column("n_file_times", Integer),
 )
+
+
+INCHIKEY = "_" * 14 + "-" + "_" * 10 + "-_"
+"""How an InChIKey looks among the aliases: two vendors' names with the same one are the same substance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,24 +197,34 @@ def treated_wells(connection: Connection, plate_id: int) -> list[str]:
 
 
 def find_compounds(connection: Connection, name: str) -> list[tuple[int, str]]:
-    """Return (key, name) of the compounds of that name or alias, in any case."""
+    """Return (key, name) of the compounds of that name or alias, in any case, and of those with the same InChIKey."""
     key = name.strip().casefold()
     aliased = select(CompoundAlias.compound_id).where(CompoundAlias.key == key)
-    statement = select(Compound.id, Compound.name).where(or_(Compound.key == key, Compound.id.in_(aliased)))
+    named = select(Compound.id).where(or_(Compound.key == key, Compound.id.in_(aliased)))
+    structures = select(CompoundAlias.key).where(CompoundAlias.compound_id.in_(named), CompoundAlias.key.like(INCHIKEY))
+    alike = select(CompoundAlias.compound_id).where(CompoundAlias.key.in_(structures))
+    statement = select(Compound.id, Compound.name).where(or_(Compound.id.in_(named), Compound.id.in_(alike)))
     return [(row[0], row[1]) for row in connection.execute(statement.order_by(Compound.name))]
 
 
-def compound_names(connection: Connection) -> list[str]:
-    """Return all compound names, for suggestions."""
-    return list(connection.execute(select(Compound.name).order_by(Compound.name)).scalars())
+def compound_names(connection: Connection, part: str = "", *, limit: int | None = None, skip: int = 0) -> list[str]:
+    """Return the names of compounds, in any case with `part` in them: at most `limit` after the first `skip`."""
+    statement = select(Compound.name).order_by(Compound.name)
+    if part:
+        statement = statement.where(Compound.key.contains(part.strip().casefold(), autoescape=True))
+    return list(connection.execute(statement.limit(limit).offset(skip)).scalars())
 
 
 def imaged_wells(connection: Connection, plate_id: int) -> list[str]:
     """Return the wells of a plate that any image was seen of, whatever became of it."""
+    return [well for well in connection.execute(select(imaged(plate_id).c.well)).scalars() if well]
+
+
+def imaged(plate_id: int) -> CTE:
+    """Return the wells of `imaged_wells`, and NULL, as a part of a statement: from well to well by the index."""
     first = select(func.min(Image.well).label("well")).where(Image.plate_id == plate_id).cte("seen", recursive=True)
     following = select(func.min(Image.well)).where(Image.plate_id == plate_id, Image.well > first.c.well)
-    wells = first.union_all(select(following.scalar_subquery()).where(first.c.well.is_not(None)))
-    return [well for well in connection.execute(select(wells.c.well)).scalars() if well]
+    return first.union_all(select(following.scalar_subquery()).where(first.c.well.is_not(None)))
 
 
 def has_images(connection: Connection, plate_id: int, well: str) -> bool:

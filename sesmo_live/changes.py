@@ -12,9 +12,13 @@ from db import incidents, ledger, queries
 from db.engine import open_engine
 from db.plates import import_treatments
 from db.schema import Image
+from db.sqlite import database_url, sqlite_path
 from sesmo_live import results
 from sesmo_live.errors import UnknownNameError, UsageError
 from sesmo_live.platemap import PlateMap
+
+BUSY_S = 5.0
+"""Seconds that a change waits for the database; the daemon's own transactions are far shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Imported:
 
 def writer(url: str) -> Engine:
     """Return an engine for one short change beside a running daemon."""
-    return open_engine(url, write=True, checkpoint=False)
+    return open_engine(url, write=True, checkpoint=False, busy_s=BUSY_S if sqlite_path(database_url(url)) else None)
 
 
 def retry(

@@ -3,9 +3,11 @@
 from sesmo_live.overview.plates import incident, incidents, plate_map, plates
 from sesmo_live.overview.run import run_status
 from sesmo_live.overview.views import (
+    Beside,
     CellView,
     ControlBand,
     Counts,
+    Departure,
     FieldCells,
     FieldView,
     FolderView,
@@ -18,12 +20,14 @@ from sesmo_live.overview.views import (
     WellOnMap,
     WellView,
 )
-from sesmo_live.overview.wells import counted, field_cells, fields_of, well_view
+from sesmo_live.overview.wells import counted, field_cells, fields_of, well_beside, well_view
 
 __all__ = [
+    "Beside",
     "CellView",
     "ControlBand",
     "Counts",
+    "Departure",
     "FieldCells",
     "FieldView",
     "FolderView",
@@ -43,5 +47,6 @@ __all__ = [
     "plate_map",
     "plates",
     "run_status",
+    "well_beside",
     "well_view",
 ]

@@ -13,7 +13,7 @@ from db.engine import utc_now
 from db.incidents import IncidentRow
 from db.plates import plate_names
 from db.queries import PlateRow, TreatmentRow
-from sesmo_live import results
+from sesmo_live import results, screens
 from sesmo_live.overview.views import Counts, IncidentView, PlateMap, PlateSummary, TimePoint, WellOnMap
 from sesmo_live.reasons import without_paths
 from sesmo_live.records import WellScore
@@ -21,6 +21,10 @@ from sesmo_live.wells import PLATE_SHAPES, smallest_plate, well_position
 
 FOLDER_KINDS = frozenset({"failures", "refusals", "share-gone", "watching"})
 """Kinds of incidents that concern every plate of the folder that they are about."""
+
+
+BESIDE = screens.WELL_COLUMNS[len(results.PLATE_COLUMNS) :]
+"""What stands beside the controls of a well's time point."""
 
 
 def plates(engine: Engine) -> tuple[PlateSummary, ...]:
@@ -117,6 +121,8 @@ def plate_map(
         unfit = _unfit(connection, found, imaged, scores, timepoint)
         taken_out = _taken_out(connection, found, scores, timepoint)
         sharp = _sharpness(connection, found, chosen, scores)
+        stops_shown = sorted({score.timepoint for score in scores.values()})
+        beside, said = screens.wells_beside(connection, found, chosen, stops_shown)
         about = plate_incidents(connection, found)
         runs = tuple(other.run for other in queries.plate_runs(connection, plate))
         demonstration = queries.demonstration_of(connection, chosen[0]) if chosen else ""
@@ -139,12 +145,20 @@ def plate_map(
         timepoints=stops,
         wells=tuple(
             _well_on_map(
-                well, scores.get(well), what.get(well), unfit.get(well, []), taken_out.get(well, 0), sharp, now, alarms
+                well,
+                scores.get(well),
+                what.get(well),
+                unfit.get(well, []),
+                taken_out.get(well, 0),
+                sharp,
+                now,
+                alarms,
+                beside,
             )
             for well in wells
         ),
         incidents=about,
-        notes=notes + more,
+        notes=notes + more + said,
     )
 
 
@@ -222,6 +236,7 @@ def _well_on_map(
     sharp: Mapping[tuple[str, int], float],
     now: datetime,
     alarms: tuple[str, ...],
+    beside: Mapping[tuple[str, int | None], results.Row],
 ) -> WellOnMap:
     row, column = well_position(well)
     states = Counter(image["state"] for image in unfit)
@@ -229,12 +244,13 @@ def _well_on_map(
     last = max((moment for moment in moments if moment is not None), default=None)
     line = results.plate_row(well, score, what or results.NOTHING)
     line.pop("model")
+    more = beside.get((well, line["timepoint"])) or dict.fromkeys(BESIDE)
     return WellOnMap(
         **line,
+        **more,
         row=row,
         column=column,
         acquired_at=score.acquired_at if score else None,
-        percent_of_control=None,
         focus=sharp.get((well, score.timepoint)) if score else None,
         age_s=None if last is None else max(0.0, (now - last).total_seconds()),
         refused=states["refused"],

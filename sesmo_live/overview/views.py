@@ -67,8 +67,9 @@ class WellOnMap:
     """One well as the map shows it, at its latest time point or at the one asked for.
 
     `flags` are among `refused`, `failed`, `stalled` and `alarm`; `focus` is the mean sharpness of its fields (log2,
-    higher is sharper; see docs/refusal.md); `age_s` counts from when its last image was taken to now;
-    `percent_of_control` is None until it is computed. `dose` is text where a well holds several compounds.
+    higher is sharper; see docs/refusal.md); `age_s` counts from when its last image was taken to now. From
+    `fraction_low` to `density_adjusted` it stands beside the controls of its own time point (docs/statistics.md), None
+    where that cannot be computed; the notes of the map say why. `dose` is text where a well holds several compounds.
     """
 
     well: str
@@ -87,7 +88,13 @@ class WellOnMap:
     n_cells: int
     fraction_senescent: float | None
     n_images: int
+    fraction_low: float | None
+    fraction_high: float | None
+    confluence: float | None
     percent_of_control: float | None
+    robust_z: float | None
+    b_score: float | None
+    density_adjusted: float | None
     focus: float | None
     age_s: float | None
     refused: int
@@ -121,13 +128,45 @@ class PlateMap:
 
 @dataclass(frozen=True, slots=True)
 class ControlBand:
-    """Mean and standard deviation of the negative control wells' scores at one time point; `sd` None for one well."""
+    """Mean and standard deviation of the negative control wells' scores at one time point; `sd` None for one well.
+
+    `half_width` is that of the band, around the mean, which a well has to leave for an onset; None without one.
+    """
 
     timepoint: int
     hours: float | None
     mean: float
     sd: float | None
     wells: int
+    half_width: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Where a well stands beside the controls of its time point; None where `notes` say why (docs/statistics.md)."""
+
+    timepoint: int
+    fraction_low: float | None
+    fraction_high: float | None
+    confluence: float | None
+    percent_of_control: float | None
+    robust_z: float | None
+    b_score: float | None
+    density_adjusted: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """When a well left the band of the negative controls, None if it did not; how fast it rises, what it adds up to."""
+
+    looks: int
+    onset_timepoint: int | None
+    onset_hours: float | None
+    direction: str | None
+    slope_per_hour: float | None
+    slope_low: float | None
+    slope_high: float | None
+    area_over_negative: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +193,8 @@ class FieldView:
 class WellView:
     """One well: its time course, the negative controls' band behind it, and the images of one time point.
 
-    `timepoints` are all of which it has images, scored or not; `compounds` the names that `compound` joins.
+    `timepoints` are all of which it has images, scored or not; `compounds` the names that `compound` joins. `departure`
+    is None without a score.
     """
 
     plate: str
@@ -169,6 +209,7 @@ class WellView:
     demonstration: str
     scores: tuple[WellScore, ...]
     controls: tuple[ControlBand, ...]
+    departure: Departure | None
     timepoint: int | None
     timepoints: tuple[int, ...]
     fields: tuple[FieldView, ...]

@@ -1,18 +1,19 @@
 """One well, one field: time course with controls behind it, images, cells."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from sqlalchemy import ColumnElement, Connection, Engine, RowMapping
 
 from db import queries, shown
 from db.queries import PlateRow
 from db.schema import Image
-from sesmo_live import results
-from sesmo_live.errors import UnknownNameError
-from sesmo_live.overview.views import CellView, ControlBand, FieldCells, FieldView, WellView
+from sesmo_live import results, screens
+from sesmo_live.errors import StatisticsError, UnknownNameError
+from sesmo_live.overview.views import Beside, CellView, ControlBand, Departure, FieldCells, FieldView, WellView
 from sesmo_live.reasons import without_paths
 from sesmo_live.records import WellScore
+from sesmo_live.screening import Band
 from sesmo_live.wells import parse_well
 
 
@@ -38,7 +39,7 @@ def well_view(
         if content is None and not queries.has_images(connection, found.plate_id, name):
             raise UnknownNameError(f"plate {found.name} has no image of well {name}; see its map for those it has")
         scores = results.courses(connection, found, chosen, [name]) if chosen else []
-        controls = _controls(connection, found, chosen, scores) if chosen else ()
+        controls, departure, said = _among_controls(connection, found, chosen, name, scores)
         shown_at = shown.last_timepoint(connection, found.plate_id, name) if timepoint is None else timepoint
         imaged = shown.well_timepoints(connection, found.plate_id, name)
         where = (Image.plate_id == found.plate_id, Image.well == name, Image.timepoint == shown_at)
@@ -54,10 +55,11 @@ def well_view(
         demonstration=demonstration,
         scores=tuple(scores),
         controls=controls,
+        departure=departure,
         timepoint=shown_at,
         timepoints=tuple(imaged),
         fields=fields,
-        notes=notes + more + results.before_treatment(found, scores),
+        notes=notes + more + results.before_treatment(found, scores) + said,
     )
 
 
@@ -66,22 +68,54 @@ def counted(view: WellView) -> list[FieldView]:
     return [field for field in view.fields if field.state == "scored" and not field.excluded and field.n_cells]
 
 
-def _controls(
-    connection: Connection, plate: PlateRow, model: tuple[int, str], scores: list[WellScore]
-) -> tuple[ControlBand, ...]:
-    """Return mean and standard deviation over the negative control wells at each time point, at this well's hours."""
-    wells = queries.control_wells(connection, plate.plate_id)
+Among = tuple[tuple[ControlBand, ...], Departure | None, tuple[str, ...]]
+
+
+def _among_controls(
+    connection: Connection, plate: PlateRow, model: tuple[int, str] | None, well: str, scores: list[WellScore]
+) -> Among:
+    """Return the negative controls' band over time, when the well left it, and what could not be computed."""
+    if model is None:
+        return (), None, ()
+    try:
+        screen = screens.read_screen(connection, plate, model, (), only=[well])
+    except StatisticsError as error:
+        return (), None, (str(error),)
+    table, band, missing = screens.band_beside(connection, screen)
     hours = {score.timepoint: score.hours for score in scores}
-    return tuple(
-        ControlBand(
-            timepoint=timepoint,
-            hours=hours.get(timepoint),
-            mean=total / number,
-            sd=math.sqrt(max(0.0, squares - total * total / number) / (number - 1)) if number > 1 else None,
-            wells=number,
-        )
-        for timepoint, number, total, squares in queries.mean_course(connection, plate.plate_id, model[0], wells)
-    )
+    controls = _controls(table, band, screen.timepoints, hours)
+    if not screen.wells:
+        return controls, None, ()
+    said: dict[str, None] = {missing: None} if missing else {}
+    course = screens.course_of(screen, 0, band, said)
+    return controls, Departure(**{name: course[name] for name in Departure.__dataclass_fields__}), tuple(said)
+
+
+def _controls(
+    table: screens.Numbers, band: Band | None, timepoints: Sequence[int], hours: Mapping[int, float | None]
+) -> tuple[ControlBand, ...]:
+    """Return mean, standard deviation and band of the negative control wells at each time point that has any."""
+    found = []
+    for column, timepoint in enumerate(timepoints):
+        values = table[np.isfinite(table[:, column]), column]
+        if len(values):
+            sd = float(values.std(ddof=1)) if len(values) > 1 else None
+            width = float(band.half_width[column]) if band and np.isfinite(band.half_width[column]) else None
+            found.append(ControlBand(timepoint, hours.get(timepoint), float(values.mean()), sd, len(values), width))
+    return tuple(found)
+
+
+def well_beside(
+    engine: Engine, plate: str, well: str, *, run: str | None = None, model: str | None = None, timepoint: int
+) -> tuple[Beside | None, tuple[str, ...]]:
+    """Return where a well stands beside the controls of a time point, None without a score there, and why not all."""
+    name = parse_well(well)
+    with engine.connect() as connection:
+        found, _ = results.find_plate(connection, plate, run)
+        chosen, _ = results.pick_model(connection, found, model)
+        beside, said = screens.wells_beside(connection, found, chosen, [timepoint])
+    row = beside.get((name, timepoint))
+    return (Beside(timepoint, **row) if row else None), said
 
 
 def fields_of(

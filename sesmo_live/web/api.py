@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from db import queries, shown
-from sesmo_live import overview, results
+from sesmo_live import overview, results, screens
+from sesmo_live.answers import Answer
 from sesmo_live.overview import (
     CellView,
     FieldCells,
@@ -19,6 +20,8 @@ from sesmo_live.overview import (
 )
 from sesmo_live.records import ImageState, WellScore
 from sesmo_live.web.problems import PROBLEMS
+from sesmo_live.web.screening import table
+from sesmo_live.web.screenshapes import BridgeRow
 from sesmo_live.web.shapes import (
     Answered,
     At,
@@ -37,6 +40,9 @@ from sesmo_live.web.shapes import (
     WellRow,
 )
 from sesmo_live.web.tables import CSV_ANSWER, csv_answer
+
+Limit = Annotated[int, Query(ge=1, le=100_000, description="rows at most")]
+Skip = Annotated[int, Query(ge=0, le=2**31 - 1, description="rows left out first")]
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["questions"])
 
@@ -105,11 +111,9 @@ def wells(
     timepoint: At = None,
     form: FormatName = Answered.json,
 ) -> Any:
-    """One row a well, as `sesmo-live plate` prints it."""
-    found = results.plate_table(request.app.state.engine, name, timepoint=timepoint, run=run, model=model)
-    if form is Answered.csv:
-        return _told(found.rows, WellRow, name)
-    return Table(rows=[WellRow(**row) for row in found.rows], notes=found.notes)
+    """One row a well beside the controls of its time point, as `sesmo-live plate` prints it."""
+    found = screens.plate_wells(request.app.state.engine, name, timepoint=timepoint, run=run, model=model)
+    return table(found, WellRow, name, form)
 
 
 @router.get("/plates/{name:path}/timecourse", responses=CSV_ANSWER, response_model=Table[WellScore])
@@ -149,19 +153,32 @@ def plate(
 
 
 @router.get("/compounds")
-def compounds(request: Request) -> tuple[CompoundView, ...]:
-    """All compounds by name."""
+def compounds(
+    request: Request,
+    part: Annotated[str, Query(max_length=300, description="only names that hold this")] = "",
+    limit: Limit = 10_000,
+    skip: Skip = 0,
+) -> tuple[CompoundView, ...]:
+    """The compounds by name."""
     with request.app.state.engine.connect() as connection:
-        return tuple(map(CompoundView, queries.compound_names(connection)))
+        return tuple(map(CompoundView, queries.compound_names(connection, part, limit=limit, skip=skip)))
 
 
-@router.get("/compounds/{name:path}", responses=CSV_ANSWER, response_model=Table[HistoryRow])
-def compound(request: Request, name: CompoundName, model: ModelName = None, form: FormatName = Answered.json) -> Any:
+@router.get("/compounds/{name:path}", responses=CSV_ANSWER, response_model=Table[BridgeRow] | Table[HistoryRow])
+def compound(
+    request: Request,
+    name: CompoundName,
+    model: ModelName = None,
+    bridge: Annotated[bool, Query(description="plates of all models, in percent between their own controls")] = False,
+    limit: Limit = 10_000,
+    skip: Skip = 0,
+    form: FormatName = Answered.json,
+) -> Any:
     """Every plate, well, dose and time point of a compound, as `sesmo-live compound` prints it."""
-    found = results.compound_history(request.app.state.engine, name, model=model)
-    if form is Answered.csv:
-        return _told(found.rows, HistoryRow, name)
-    return Table(rows=[HistoryRow(**row) for row in found.rows], notes=found.notes)
+    found = results.compound_history(request.app.state.engine, name, model=model, bridge=bridge)
+    rows, total = found.rows[skip : skip + limit], len(found.rows)
+    some = (f"rows {skip + 1} to {skip + len(rows)} of {total}; go on with skip",) if len(rows) < total else ()
+    return table(Answer(rows, found.notes + some), BridgeRow if bridge else HistoryRow, name, form)
 
 
 @router.get("/images/{image_id}/cells", responses=CSV_ANSWER)

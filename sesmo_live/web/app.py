@@ -8,12 +8,15 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from db.engine import open_reader
-from sesmo_live.web import api, events, health, pages, pictures, writes
+from sesmo_live.web import api, events, health, pages, pictures, screening, writes
 from sesmo_live.web.events import Changes
 from sesmo_live.web.explaining import Explainer
 from sesmo_live.web.guard import Guard
 from sesmo_live.web.once import Once
 from sesmo_live.web.problems import tell_problems
+
+BUSY_S = 2.0
+"""Seconds that a question waits for a database that another program holds; then its asker is told so."""
 
 STATIC = Path(__file__).parent / "static"
 
@@ -34,7 +37,7 @@ def create_app(
 
     `app.state` holds `engine` (for reading), `url`, `changes` and `explainer`. Raises UsageError without a database.
     """
-    engine = open_reader(url)
+    engine = open_reader(url, busy_s=BUSY_S)
     changes = Changes(engine, url)
 
     @contextlib.asynccontextmanager
@@ -54,7 +57,7 @@ def create_app(
     app.state.engine, app.state.url, app.state.changes = engine, url, changes
     app.state.explainer = Explainer(engine, url, models, closing=closing)
     tell_problems(app)
-    for part in (writes, pictures, events, api, health, pages):
+    for part in (writes, pictures, events, screening, api, health, pages):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(Once, changes=changes)

@@ -11,7 +11,6 @@ from sqlalchemy import Engine
 
 from db import shown
 from db.sqlite import database_url, sqlite_path
-from models.passport import list_models, read_passport
 from sesmo_live import overview
 from sesmo_live.children import child, child_environment
 from sesmo_live.errors import ModelError, SesmoError, UnknownNameError
@@ -103,6 +102,8 @@ class Explainer:
 
     def _folder_of(self, model: str) -> Path:
         """Return the folder of the model of that id, among those of the configuration, the user and this program."""
+        from models.passport import list_models, read_passport  # loads slowly, and is rarely asked for
+
         try:
             for folder in self._models:
                 if folder.is_dir() and read_passport(folder).is_of(model):

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "foreign Host, or a body that cannot be read"},
     404: {"model": Problem, "description": "not in the database"},
-    422: {"model": Problem, "description": "malformed"},
+    422: {"model": Problem, "description": "malformed, or not to be computed from what there is"},
     503: {"model": Problem, "description": "the database cannot be read now"},
 }
 """For OpenAPI: what every question may meet."""

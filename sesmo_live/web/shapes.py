@@ -65,6 +65,13 @@ class WellRow:
     fraction_senescent: float | None
     n_images: int
     model: str
+    fraction_low: float | None
+    fraction_high: float | None
+    confluence: float | None
+    percent_of_control: float | None
+    robust_z: float | None
+    b_score: float | None
+    density_adjusted: float | None
 
 
 @dataclass(frozen=True, slots=True)

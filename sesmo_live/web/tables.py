@@ -24,9 +24,13 @@ def csv_answer(rows: Iterable[Any], shape: type, name: str) -> Response:
     writer.writerow(columns)
     for row in rows:
         writer.writerow([harmless(_plain(_get(row, column))) for column in columns])
-    safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_.") else "_" for letter in name)
-    headers = {"content-disposition": f'attachment; filename="{safe}.csv"'}
+    headers = {"content-disposition": f'attachment; filename="{safe_name(name)}.csv"'}
     return Response(text.getvalue(), media_type="text/csv", headers=headers)
+
+
+def safe_name(name: str) -> str:
+    """Return a name that may stand in a header, and be a file's."""
+    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_.") else "_" for letter in name)
 
 
 def _get(row: Any, column: str) -> Any:
