@@ -11,11 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from acquisition.micromanager.microscope import Microscope, connect
+from acquisition.micromanager.microscope import Microscope, connect, held
 from acquisition.micromanager.plan import Plan
 from acquisition.micromanager.plates import Calibration, Estimate, Position, calibrate, estimate, positions
 from acquisition.micromanager.runner import Done, Runner
-from acquisition.micromanager.schedule import reference_wells, schedule, store_calibration
+from acquisition.micromanager.schedule import CALIBRATION, plate_folder, reference_wells, schedule, store_calibration
 from acquisition.micromanager.stand import DeviceError, asked
 from db.care import upgrade
 from db.engine import open_engine, open_reader, store_errors, utc_now
@@ -75,16 +75,20 @@ def acquire(
 ) -> list[Done]:
     """Take all rounds of a plan that are due, until the last or until `stop` is set; return what they came to.
 
-    Raises ConfigError for a plate that is not calibrated, AcquisitionError when the plan says to give up.
+    Raises ConfigError for a plate that is not calibrated, DeviceError for a microscope that cannot be had at the start
+    (nothing is on record then), AcquisitionError when the plan says to give up.
     """
     laid = lay_out(plan)
     for warning in laid.warnings:
         report(warning)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    store_calibration(plan, reference_wells(plan), laid.calibration)
-    upgrade(plan.database)
-    runner = Runner(plan, laid.places, Book(plan), stop, report, open_microscope)
-    return runner.run()
+
+    def begin() -> Book:
+        store_calibration(plan, reference_wells(plan), laid.calibration)
+        upgrade(plan.database)
+        return Book(plan)
+
+    with held(plan.microscope):
+        return Runner(plan, laid.places, begin, stop, report, open_microscope).run()
 
 
 class Book:
@@ -184,14 +188,25 @@ def store_here(plan: Plan, well: str) -> tuple[dict[str, tuple[float, float]], P
         raise UsageError(
             "--here needs the running Micro-Manager, where you steer; set microscope.connection to application"
         )
+    with held(plan.microscope):
+        x, y = _here(plan)
+    reference = {**reference_wells(plan), name: (x, y)}
+    try:
+        found = calibrate(plan.plate.wells, reference) if len(reference) >= 3 else None
+    except ConfigError as error:
+        file = plate_folder(plan) / CALIBRATION
+        raise ConfigError(f"{error}; if the plate was moved, delete {file} and measure all three anew") from error
+    return reference, store_calibration(plan, reference, found), found
+
+
+def _here(plan: Plan) -> tuple[float, float]:
+    """Return where the stage stands."""
     microscope = connect(plan.microscope)
     try:
         core = microscope.core
         if not asked("the core", core.get_xy_stage_device):
             raise DeviceError("Micro-Manager has no XY stage; choose one in its configuration (Core-XYStage)")
         x, y = (round(float(asked("the stage", get)), 3) + 0.0 for get in (core.get_x_position, core.get_y_position))
+        return x, y
     finally:
         microscope.close()
-    reference = {**reference_wells(plan), name: (x, y)}
-    found = calibrate(plan.plate.wells, reference) if len(reference) >= 3 else None
-    return reference, store_calibration(plan, reference, found), found

@@ -77,15 +77,21 @@ def run_demo(
         summary = _image_and_score(plate, images, settings, layout, stop)
         if not stop.is_set() or summary.progress.scored == len(plate.sites):
             show_results(Console(width=None if sys.stdout.isatty() else 120), plate, database, truth)
-        _say_how_to_go_on(console, plate, database, summary)
-        if settings.web.enabled and (open_page or sys.stderr.isatty()):
-            console.print("The page stays up until Ctrl-C.")
-            while not stop.wait(0.5):  # in pieces, so that Ctrl-C is heard on Windows
-                pass
+        say_how_to_go_on(console, plate, database, summary)
+        keep_page(console, settings, open_page=open_page, stop=stop)
     return summary
 
 
-def _say_how_to_go_on(console: Console, plate: VirtualPlate, database: Path, summary: service.Summary) -> None:
+def keep_page(console: Console, settings: Settings, *, open_page: bool, stop: threading.Event) -> None:
+    """Wait for Ctrl-C where somebody may be looking at the page."""
+    if settings.web.enabled and (open_page or sys.stderr.isatty()):
+        console.print("The page stays up until Ctrl-C.")
+        while not stop.wait(0.5):  # in pieces, so that Ctrl-C is heard on Windows
+            pass
+
+
+def say_how_to_go_on(console: Console, plate: VirtualPlate, database: Path, summary: service.Summary) -> None:
+    """Print what was scored, and the commands to try next."""
     console.print(
         f"{summary.progress.scored} of {len(plate.sites)} images scored, {summary.progress.refused} refused, "
         f"{summary.progress.cells} cells, "
@@ -271,8 +277,9 @@ def _dose_by_time(rows: list[Row], scores: "list[WellScore]") -> Table:
     table = Table(title="Mean P(senescent) of replicate wells by dose and time", box=None)
     for name in ("compound", "dose", "wells"):
         table.add_column(name, justify="left" if name == "compound" else "right")
+    digits = 0 if max(map(max, hours.values()), default=1.0) >= 1 else 3  # a plate that was imaged within an hour
     for timepoint in sorted(hours):
-        table.add_column(f"{np.mean(hours[timepoint]):.0f} h", justify="right")
+        table.add_column(f"{np.mean(hours[timepoint]):.{digits}f} h", justify="right")
     value = {(score.well, score.timepoint): score.score for score in scores if score.score is not None}
     for (compound, dose, unit), wells in sorted(groups.items()):
         means = [[value[well, t] for well in wells if (well, t) in value] for t in sorted(hours)]

@@ -20,7 +20,7 @@ from db.plates import import_treatments
 from sesmo_live import service
 from sesmo_live.acquire import acquire, lay_out
 from sesmo_live.config import Settings, settings_from
-from sesmo_live.demo import clear, show_results
+from sesmo_live.demo import clear, keep_page, say_how_to_go_on, show_results
 from sesmo_live.platemap import read_platemap
 from sesmo_live.serving import page
 
@@ -64,20 +64,17 @@ def run_microscope_demo(
     console = Console(stderr=True)
     console.print(
         f"Micro-Manager's demo devices image plate {plate.name}: {laid.round.frames} frames a round, {laid.rounds} "
-        f"rounds {ROUND_S:.0f} s apart, in which the cells grow older by a day. The camera shows what lies under "
-        "the stage."
+        f"rounds {ROUND_S:.0f} s apart, in which the cells grow older by a day; times shown are the microscope's. The "
+        "camera shows what lies under the stage."
     )
     settings = settings_for(plan, web)
     with page(settings, open_page=open_page) as start_page:
         start_page()
         summary = _drive_and_score(plan, plate, settings, stop)
-    if summary.progress.scored:
-        show_results(Console(width=None if sys.stdout.isatty() else 120), plate, database, truth)
-    console.print(
-        f"{summary.progress.images} frames: {summary.progress.scored} scored, {summary.progress.refused} refused, "
-        f"{summary.progress.cells} cells, {summary.seconds:.0f} s. What was wrong at the microscope is an incident.",
-        highlight=False,
-    )
+        if summary.progress.scored:
+            show_results(Console(width=None if sys.stdout.isatty() else 120), plate, database, truth)
+        say_how_to_go_on(console, plate, database, summary)
+        keep_page(console, settings, open_page=open_page, stop=stop)
     return summary
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from acquisition.micromanager.microscope import connect
+from acquisition.micromanager.microscope import connect, held
 from acquisition.micromanager.plan import Plan
 from acquisition.micromanager.plates import Position
+from acquisition.micromanager.runner import PARK_S
 from acquisition.micromanager.stand import DeviceError, Stand
 from acquisition.micromanager.sweep import Sweep
 from acquisition.tiff import read_pixels
@@ -38,14 +39,14 @@ class Seen:
     figure: Figure | None
 
 
-def preview(plan: Plan, well: str, model: Path) -> Seen:
+def preview(plan: Plan, well: str, model: Path, stop: threading.Event) -> Seen:
     """Image the first field of `well` and score it; raise DeviceError with what the microscope says when it cannot."""
     place = next((place for place in lay_out(plan).places if place.well == parse_well(well)), None)
     if place is None:
         raise UsageError(f"the plan does not image well {parse_well(well)}; it images {', '.join(plan.wells[:12])} …")
     passport = read_passport(model)
     with tempfile.TemporaryDirectory() as folder:
-        pixels = _snap(plan.model_copy(update={"folder": Path(folder)}), place)
+        pixels = _snap(plan.model_copy(update={"folder": Path(folder)}), place, stop)
     site = Site(plan.plate.name, place.well, 1, 1)
     field = FieldImage(ImageFile(Path(well), 0, site, 0, 0, pixel_um=plan.imaging.pixel_um), pixels)
     cells = prepare_field(field, passport)
@@ -59,18 +60,20 @@ def preview(plan: Plan, well: str, model: Path) -> Seen:
     return Seen(place.well, scores, unfit, draw_montage(cells.pixels[chosen], scores[chosen], title=title))
 
 
-def _snap(plan: Plan, place: Position) -> Pixels:
+def _snap(plan: Plan, place: Position, stop: threading.Event) -> Pixels:
     """Image one field into the plan's folder and return its pixels."""
-    stop = threading.Event()
-    microscope = connect(plan.microscope)
-    try:
-        stand = Stand(microscope.core, plan, stop)
-        stand.prepare()
-        sweep = Sweep(stand, plan, 1, [place], {place.well} if plan.focus.device else set())
-        sweep.take(microscope, stop)
-        stand.park()
-    finally:
-        microscope.close()
+    with held(plan.microscope):
+        microscope = connect(plan.microscope)
+        try:
+            stand = Stand(microscope.core, plan, stop)
+            microscope.watch(stand.prepare, stand.pulse, stop, plan.microscope.timeout_s)
+            sweep = Sweep(stand, plan, 1, [place], {place.well} if plan.focus.device else set())
+            try:
+                sweep.take(microscope, stop)
+            finally:
+                microscope.watch(stand.park, stand.pulse, threading.Event(), PARK_S)
+        finally:
+            microscope.close()
     if place not in sweep.written:
-        raise DeviceError(f"no preview of {place.well}: {sweep.failed[place]}")
+        raise DeviceError(f"no preview of {place.well}: {sweep.failed.get(place, 'stopped')}")
     return read_pixels(sweep.written[place], 0)

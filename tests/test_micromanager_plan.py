@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from acquisition.micromanager.plan import Plan, load_plan, plan_from
 from acquisition.micromanager.plates import calibrate, estimate, positions, useq_plan, well_under
 from acquisition.micromanager.schedule import Due, State, choose, plate_folder, schedule
+from acquisition.micromanager.stand import Heights
 from sesmo_live.acquire import lay_out
 from sesmo_live.errors import ConfigError, UsageError
 from sesmo_live.wells import PLATE_SHAPES, well_name
@@ -39,7 +40,18 @@ def plan(**changes: dict[str, Any]) -> Plan:
     [
         ({"plates": {}}, "there is no setting 'plates' in a plan; did you mean 'plate'?"),
         ({"imaging": {"exposure": 3}}, "no setting 'imaging.exposure' in a plan; did you mean 'exposure_ms'?"),
-        ({"rounds": {"every_min": 0}}, "rounds.every_min: Input should be greater than 0"),
+        ({"rounds": {"every_min": 0}}, "rounds.every_min: Input should be greater than or equal to 0.01"),
+        ({"rounds": {"for_h": math.inf}}, "rounds.for_h: Input should be"),
+        ({"rounds": {"start": 5}}, "rounds.start: 5 is no time; write one such as 2026-11-20T18:00:00+01:00"),
+        ({"imaging": {"exposure_ms": -5}}, "imaging.exposure_ms: Input should be greater than 0"),
+        ({"imaging": {"pixel_um": math.inf}}, "imaging.pixel_um: Input should be a finite number"),
+        ({"imaging": {"frame_px": (-512, 512)}}, "imaging.frame_px.0: Input should be greater than or equal to 1"),
+        ({"imaging": {"wells": []}}, "imaging.wells: List should have at least 1 item"),
+        ({"imaging": {"wells": ["B02:C03:D04"]}}, "'C03:D04' is not a well"),
+        ({"imaging": {"wells": ["all:B02"]}}, "'all' is not a well"),
+        ({"imaging": {"channel": "Ph/20x"}}, "imaging.channel 'Ph/20x' make no file name; use letters"),
+        ({"plate": {"name": ".."}}, "plate.name '..', plate.run '' and"),
+        ({"plate": {"reference": {"A01": (math.nan, 0)}}}, "plate.reference.A01.0: Input should be a finite number"),
         ({"plate": {"wells": 97}}, "plate.wells: plates have 6, 12, 24, 48, 96, 384, 1536 wells"),
         ({"imaging": {"wells": ["A01:Q01"]}}, "well Q01 is not on a plate of 96 wells"),
         ({"imaging": {"wells": ["7"]}}, "'7' is not a well; write a row and a column such as B03 or AF48"),
@@ -151,6 +163,22 @@ def test_useq_plans_are_the_same_places_and_round_trip(wells: int, pattern: str)
     assert len({(p.x_um, p.y_um) for p in ours}) == 16
 
 
+def test_a_turned_plate_is_the_same_as_useqs() -> None:
+    turn, pitch = math.radians(3), 9000.0
+    reference = {
+        well_name(r, c): (
+            5 + pitch * ((c - 1) * math.cos(turn) + (r - 1) * math.sin(turn)),
+            7 + pitch * ((c - 1) * math.sin(turn) - (r - 1) * math.cos(turn)),
+        )
+        for r, c in ((1, 1), (1, 12), (8, 1))
+    }
+    one = plan(plate={"reference": reference}, imaging={"fields": 4})
+    found = calibrate(96, reference)
+    assert found.rotation_deg == pytest.approx(3)
+    theirs = np.array([(p.x, p.y) for p in useq_plan(one, found)], float)
+    assert np.abs(theirs - [(p.x_um, p.y_um) for p in positions(one, found)]).max() < 1e-6
+
+
 def test_a_mirrored_plate_cannot_be_a_useq_plan() -> None:
     with pytest.raises(ConfigError, match="mirrored on this stage"):
         useq_plan(plan(), calibrate(96, REFERENCE))
@@ -195,6 +223,7 @@ def test_rounds_follow_the_clock_and_moving_wells_come_in_between() -> None:
         ([1], 95, 4, [2, 3]),  # only the latest of three is taken
         ([1, 2, 3, 4, 5], 125, None, []),
         ([1], 600, None, [2, 3, 4, 5]),
+        ([], 600, None, [1, 2, 3, 4, 5]),
     ],
 )
 def test_a_restart_goes_on_with_the_next_due_round(
@@ -204,14 +233,36 @@ def test_a_restart_goes_on_with_the_next_due_round(
     assert (due.number if due else None, [one.number for one in late]) == (taken, missed)
 
 
+@pytest.mark.parametrize(
+    ("done", "minutes", "taken", "missed"),
+    [
+        ([1], 16, 2, []),  # an overdue round of the moving wells
+        ([1], 46, 3, [2, 4]),  # a whole round goes before the one of the moving wells after it
+        ([1, 2, 3], 46, 4, []),
+        ([1, 2], 76, 5, [3, 4, 6]),
+    ],
+)
+def test_moving_wells_cost_no_whole_round(done: list[int], minutes: float, taken: int, missed: list[int]) -> None:
+    rounds = schedule(plan(loop={"moved_by": 0.1, "divide": 2}), NOON)
+    due, late = choose(rounds, set(done), NOON + timedelta(minutes=minutes))
+    assert (due.number if due else None, [one.number for one in late]) == (taken, missed)
+
+
+def test_a_plan_whose_rounds_are_all_over_is_not_begun(tmp_path: Path) -> None:
+    over = plan(folder=tmp_path, rounds={"start": NOON - timedelta(hours=9)})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="all rounds of the plan were over at 2026-11-20T03:00.00:00 already"):
+        State(over, NOON)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_was_done_outlives_the_process(tmp_path: Path) -> None:
     one = plan(folder=tmp_path)  # type: ignore[arg-type]
-    State(one, NOON).finish(1)
+    first = State(one, NOON)
+    first.heights = Heights(12.5, {"B02": 13.0})
+    first.finish(1)
     again = State(one, NOON + timedelta(hours=1))
-    assert (again.start, again.done) == (NOON, {1})
-    with pytest.raises(
-        UsageError, match="was begun with rounds every 30 min; keep that, or give the plate another run"
-    ):
+    assert (again.start, again.done, again.heights) == (NOON, {1}, first.heights)
+    with pytest.raises(UsageError, match="was begun with rounds every 30 min and moving wells 1 times in one; keep"):
         State(plan(folder=tmp_path, rounds={"every_min": 20}), NOON)  # type: ignore[arg-type]
     again._path = tmp_path / "plan.toml" / "acquisition.json"  # a place that cannot be written
     (tmp_path / "plan.toml").write_text("")

@@ -54,7 +54,7 @@ def write_frame(plan: Plan, frame: Frame) -> Path:
 
 def frame_path(plan: Plan, place: Position, timepoint: int, taken_at: datetime) -> Path:
     """Return where a frame goes; one that is there already is never replaced."""
-    site = Site(plan.plate.name, place.well, place.field, timepoint, plan.channel, 0, plan.plate.run)
+    site = Site(plan.plate.name, place.well, place.field, timepoint, plan.imaging.channel, 0, plan.plate.run)
     while True:
         path = plan.folder / image_name("sesmo", site, taken_at)
         if not path.exists():
@@ -100,7 +100,7 @@ def _metadata(plan: Plan, frame: Frame) -> dict[str, Any]:
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": imaging.pixel_um,
         "PhysicalSizeYUnit": "µm",
-        "Channel": {"Name": plan.channel},
+        "Channel": {"Name": plan.imaging.channel},
         "Plane": plane,
         "MapAnnotation": {"Namespace": "sesmo-live", **{key: str(value) for key, value in notes.items()}},
     }

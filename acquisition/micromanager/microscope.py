@@ -7,6 +7,7 @@ on the application's port. What happens at each field is a `Visitor`'s business;
 import contextlib
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,16 +15,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from acquisition.micromanager.plan import Microscope as Connection
-from acquisition.micromanager.stand import DeviceError, Stop, StuckError, words
+from acquisition.micromanager.stand import DeviceError, Pulse, Stop, StuckError, words
+from acquisition.micromanager.watch import STUCK, Worker, stuck, watched
+from sesmo_live.errors import UsageError
 from sesmo_live.records import Pixels
 
 READOUT_S = 1.0
 """Seconds for which a camera is asked again for an image that it could not read out."""
-
-GIVE_UP_S = 0.6
-"""Seconds for which a device may be silent once told to stop: an abort must not take two seconds."""
 
 LAST_CHANCE_S = 0.3
 """Seconds for which a stuck acquisition is given the chance to end."""
@@ -37,14 +38,11 @@ _FAILURE = "sesmo-live failure"
 class Visitor(Protocol):
     """What is done at each field; fields are numbered from 0, and none of these may raise."""
 
-    doing: str
-    """What is being waited for, in words."""
+    pulse: Pulse
+    """What is being waited for, and since when."""
 
     def arrive(self, number: int) -> bool:
-        """Travel there and focus; False leaves the field out."""
-
-    def check(self, number: int) -> bool:
-        """Read the position back, right before the exposure; False leaves the field out."""
+        """Travel there, focus, and compare; False leaves the field out, True is followed by the exposure."""
 
     def deliver(self, number: int, pixels: Pixels) -> None:
         """Take the image, uint8 or uint16 H×W."""
@@ -65,8 +63,33 @@ class Microscope(Protocol):
         Once `stop` is set no further field is begun.
         """
 
+    def watch(self, act: Callable[[], Any], pulse: Pulse, stop: Stop, timeout_s: float) -> None:
+        """Do something with the devices; raise what it raises, or StuckError after `timeout_s` without progress."""
+
     def close(self) -> None:
         """Let the devices go."""
+
+
+@contextlib.contextmanager
+def held(connection: Connection) -> Iterator[None]:
+    """Hold the right to move a microscope; raise UsageError when another sesmo-live of this computer moves it.
+
+    Without the application the devices themselves let no second process in.
+    """
+    if connection.connection != "application":
+        yield
+        return
+    lock = FileLock(Path(tempfile.gettempdir()) / f"sesmo-live-port-{connection.port}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(
+            f"another sesmo-live drives the microscope on port {connection.port}; stop that one first"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def connect(connection: Connection) -> Microscope:
@@ -80,15 +103,15 @@ class Headless:
     """Micro-Manager's core in this process, imaged with pycromanager's acquisition engine (Python backend)."""
 
     def __init__(self, program: Path, config: str) -> None:
-        from mmpycorex import Core
-        from pycromanager import start_headless
-
-        if stuck := _stuck():
-            raise DeviceError(f"{stuck} still does not answer; switch it off and on, then start sesmo-live again")
-        _forget_engine()
         file = program / config
         if not file.is_file():
             raise DeviceError(f"there is no Micro-Manager configuration {file}; correct microscope.program and config")
+        from mmpycorex import Core
+        from pycromanager import start_headless
+
+        if device := stuck():
+            raise DeviceError(f"{device} still does not answer; switch it off and on, then start sesmo-live again")
+        _forget_engine()
         try:
             with _quiet():
                 start_headless(str(program), str(file), python_backend=True, buffer_size_mb=SEQUENCE_BUFFER_MB)
@@ -101,59 +124,45 @@ class Headless:
         """Image the fields; see the protocol."""
         from pycromanager import Acquisition
 
-        if stuck := _stuck():
-            raise StuckError(f"{stuck} still does not answer; switch it off and on, then start sesmo-live again")
-        beat = _Beat()
+        if device := stuck():
+            raise StuckError(f"{device} still does not answer; switch it off and on, then start sesmo-live again")
 
         def before(event: dict[str, Any]) -> dict[str, Any] | None:
-            beat.strike()
-            return event if not stop.is_set() and visitor.arrive(_number(event)) else None
-
-        def after(event: dict[str, Any]) -> dict[str, Any] | None:
-            beat.strike()
-            return event if not stop.is_set() and visitor.check(_number(event)) else None
+            visitor.pulse.beat()
+            return event if not stop.is_set() and visitor.arrive(int(event["axes"]["position"])) else None
 
         def process(image: Any, metadata: dict[str, Any]) -> None:
-            beat.strike()
+            visitor.pulse.beat()
             number = int(metadata["Axes"]["position"])
             if _FAILURE in metadata:
                 visitor.failed_camera(number, metadata[_FAILURE])
             else:
                 _deliver(visitor, number, image)
 
-        with _patient_camera(self.core, visitor):
-            acquisition = Acquisition(
-                name="sesmo-live", image_process_fn=process, pre_hardware_hook_fn=before, post_hardware_hook_fn=after
-            )
+        visitor.pulse.beat()
+        with _patient_camera(self.core, visitor.pulse):
+            # The last hook before an exposure: the events move nothing, so the engine does nothing in between.
+            acquisition = Acquisition(name="sesmo-live", image_process_fn=process, post_hardware_hook_fn=before)
             # One call an event: the engine would merge what it takes for a sequence, and image it all in one place.
             for number in range(fields):
                 acquisition.acquire({"axes": {"position": number}})
             acquisition.mark_finished()
-            waiting = _Worker(acquisition.await_completion)
-            if not waiting.ended(beat, timeout_s, stop):
-                _STUCK.append((visitor.doing, waiting))
+            try:
+                self.watch(acquisition.await_completion, visitor.pulse, stop, timeout_s)
+            except StuckError:
                 with contextlib.suppress(Exception):
                     acquisition.abort()
-                waiting.join(LAST_CHANCE_S)
-                raise StuckError(f"{visitor.doing} does not answer for {beat.silent_s:.0f} s")
-            waiting.raise_error()
+                STUCK[-1][1].join(LAST_CHANCE_S)
+                raise
+
+    def watch(self, act: Callable[[], Any], pulse: Pulse, stop: Stop, timeout_s: float) -> None:
+        """Do something under watch; see the protocol."""
+        watched(act, pulse, stop, timeout_s)
 
     def close(self) -> None:
         """Unload the devices, unless one of them holds the core for ever."""
-        if not _stuck():
+        if not stuck():
             _forget_engine()
-
-
-def _stuck() -> str:
-    """Return the device in which an acquisition hangs that was given up, else ""; nothing can be imaged until it ends.
-
-    The engine has one thread for all acquisitions.
-    """
-    return next((doing for doing, waiting in _STUCK if not waiting.join(0)), "")
-
-
-def _number(event: dict[str, Any]) -> int:
-    return int(event["axes"]["position"])
 
 
 def _forget_engine() -> None:
@@ -169,7 +178,7 @@ def _forget_engine() -> None:
 
 
 @contextlib.contextmanager
-def _patient_camera(core: Any, visitor: Visitor) -> Iterator[None]:
+def _patient_camera(core: Any, pulse: Pulse) -> Iterator[None]:
     """Let a camera that fails say so instead of ending the acquisition or being asked for ever.
 
     The engine ends everything when an exposure fails, and repeats a failing read-out without end. Here both give an
@@ -179,7 +188,7 @@ def _patient_camera(core: Any, visitor: Visitor) -> Iterator[None]:
     failure: list[str] = []
 
     def snap_image(*values: Any) -> None:
-        visitor.doing = "the camera"
+        pulse.beat("the camera")
         failure.clear()
         try:
             snap(*values)
@@ -225,40 +234,43 @@ class Application:
                 f"no Micro-Manager answers on port {port}; start it, and tick 'Run server on port {port}' under "
                 "Tools, Options"
             ) from error
-        opening = _Worker(lambda: _open_core(port))
-        if not opening.join(10.0):
+        with _quiet_threads():
+            opening = Worker(lambda: _open_core(port))
+            answered = opening.join(10.0)
+        if not answered:
             raise DeviceError(f"port {port} does not speak Micro-Manager's protocol; give the port of its server")
         try:
-            opening.raise_error()
+            self.core: Any = opening.result()
         except Exception as error:
             raise DeviceError(f"Micro-Manager on port {port} refuses: {words(error)}") from error
-        self.core: Any = opening.value
         self._lost = False
 
     def take(self, fields: int, visitor: Visitor, stop: Stop, timeout_s: float) -> None:
         """Image the fields; see the protocol."""
-        beat = _Beat()
 
         def image() -> None:
             for number in range(fields):
-                if stop.is_set() or beat.given_up:
+                if stop.is_set() or self._lost:
                     return
-                beat.strike()
-                if visitor.arrive(number) and visitor.check(number):
+                visitor.pulse.beat()
+                if visitor.arrive(number):
                     self._snap(number, visitor)
 
-        working = _Worker(image)
-        if not working.ended(beat, timeout_s, stop):
-            beat.given_up = True
+        self.watch(image, visitor.pulse, stop, timeout_s)
+
+    def watch(self, act: Callable[[], Any], pulse: Pulse, stop: Stop, timeout_s: float) -> None:
+        """Do something under watch; see the protocol."""
+        worker = Worker(act, pulse)
+        if not worker.ended(stop, timeout_s):
             self._lost = True
             raise StuckError(
-                f"the connection to Micro-Manager on port {self.port} does not answer for {beat.silent_s:.0f} s "
-                f"(waiting for {visitor.doing})"
+                f"the connection to Micro-Manager on port {self.port} does not answer for {pulse.silent_s:.0f} s "
+                f"(waiting for {pulse.doing})"
             )
-        working.raise_error()
+        worker.result()
 
     def _snap(self, number: int, visitor: Visitor) -> None:
-        visitor.doing = "the camera"
+        visitor.pulse.beat("the camera")
         try:
             self.core.snap_image()
             tagged = self.core.get_tagged_image()
@@ -274,7 +286,7 @@ class Application:
         if self._lost:
             _abandon(self.core, self.port)
         else:
-            closing = _Worker(self.core._close)
+            closing = Worker(self.core._close)
             if not closing.join(2.0):
                 _abandon(self.core, self.port)
 
@@ -307,62 +319,15 @@ def _abandon(core: Any, port: int) -> None:
 _ABANDONED: list[Any] = []
 """Lost connections: kept, as their finalisers would wait for an answer."""
 
-_STUCK: "list[tuple[str, _Worker]]" = []
-"""What was waited for in acquisitions that were given up, and the threads that still wait."""
 
-
-def hangs() -> bool:
-    """Say whether something of this process hangs in a device for ever, so that its end must not wait for it."""
-    return bool(_stuck())
-
-
-class _Beat:
-    """When something last moved."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self.given_up = False
-
-    def strike(self) -> None:
-        self._last = time.monotonic()
-
-    @property
-    def silent_s(self) -> float:
-        return time.monotonic() - self._last
-
-
-class _Worker:
-    """A call on a thread of its own, which never keeps the program from ending."""
-
-    def __init__(self, act: Callable[[], Any]) -> None:
-        self.value: Any = None
-        self._error: BaseException | None = None
-
-        def work() -> None:
-            try:
-                self.value = act()
-            except BaseException as error:  # noqa: BLE001 — a worker's top: handed to whoever waits
-                self._error = error
-
-        self._thread = threading.Thread(target=work, name="microscope", daemon=True)
-        self._thread.start()
-
-    def join(self, seconds: float) -> bool:
-        """Wait, and say whether the call has ended."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def ended(self, beat: _Beat, timeout_s: float, stop: Stop) -> bool:
-        """Wait while there is progress; say whether the call ended. Once stopped it has little time left."""
-        while not self.join(0.02):
-            if beat.silent_s > (min(GIVE_UP_S, timeout_s) if stop.is_set() else timeout_s):
-                return False
-        return True
-
-    def raise_error(self) -> None:
-        """Raise what the call raised."""
-        if self._error is not None:
-            raise self._error
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Keep away the traceback of pyjavaz' thread, which a port without a Micro-Manager makes; words say it."""
+    before, threading.excepthook = threading.excepthook, lambda _error: None
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

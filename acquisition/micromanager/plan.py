@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from acquisition.layouts import image_name
 from sesmo_live.errors import ConfigError, UsageError
+from sesmo_live.records import Site
 from sesmo_live.wells import PLATE_SHAPES, fits_plate, parse_well, row_letters, well_name, well_position
 
 Positive = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=1, le=100_000)]
 
 
 def _standard(value: int) -> int:
@@ -21,8 +24,14 @@ def _standard(value: int) -> int:
     return value
 
 
+def _time(value: object) -> object:
+    if isinstance(value, int | float):
+        raise ValueError(f"{value} is no time; write one such as 2026-11-20T18:00:00+01:00")
+    return value
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Microscope(_Section):
@@ -57,14 +66,16 @@ class Plate(_Section):
 class Imaging(_Section):
     """What is imaged in a round."""
 
-    wells: list[str] = Field(default_factory=lambda: ["all"], description="wells and ranges: 'B02:G11', 'A01', 'all'")
+    wells: list[str] = Field(
+        default_factory=lambda: ["all"], min_length=1, description="wells and ranges: 'B02:G11', 'A01', 'all'"
+    )
     fields: int = Field(1, ge=1, le=1000, description="fields of each well")
     pattern: Literal["grid", "random"] = Field("grid", description="how the fields lie in the well")
     gap_percent: float = Field(
         10.0, ge=-50, description="grid: room between fields, % of a field; below 0 they overlap"
     )
     seed: int = Field(1, ge=0, description="random: seed of the places, which stay the same in all rounds")
-    frame_px: tuple[int, int] = Field(description="width and height of the camera's image in pixels")
+    frame_px: tuple[Pixels, Pixels] = Field(description="width and height of the camera's image in pixels")
     pixel_um: Positive = Field(description="µm per pixel in the sample")
     exposure_ms: Positive = Field(description="exposure in milliseconds")
     channel: str = Field("Phase", description="name of the channel in the images' names; the preset's if there is one")
@@ -85,9 +96,11 @@ class Focus(_Section):
 class Rounds(_Section):
     """When the plate is imaged."""
 
-    every_min: Positive = Field(description="minutes from the beginning of a round to that of the next")
-    for_h: float = Field(ge=0, description="hours from the first round to the last; 0: one round")
-    start: datetime | None = Field(None, description="when the first round begins; absent: at once")
+    every_min: float = Field(ge=0.01, description="minutes from the beginning of a round to that of the next")
+    for_h: float = Field(ge=0, le=10_000, description="hours from the first round to the last; 0: one round")
+    start: Annotated[datetime, BeforeValidator(_time)] | None = Field(
+        None, description="when the first round begins; absent: at once"
+    )
     timezone: str = Field("", description="zone of `start` if it has none; empty: this computer's")
 
 
@@ -96,7 +109,7 @@ class Faults(_Section):
 
     retries: int = Field(1, ge=0, le=10, description="how often a field is tried again, at the end of the round")
     then: Literal["skip", "stop"] = Field("skip", description="after the retries: skip the field, or stop and park")
-    in_a_row: int = Field(6, ge=1, description="fields that fail one after the other before the round is broken off")
+    in_a_row: int = Field(6, ge=1, description="wells that fail one after the other before the round is broken off")
     bad_share: float = Field(0.5, gt=0, le=1, description="a round that misses more of its fields is a bad one")
     bad_rounds: int = Field(3, ge=1, description="bad rounds in a row after which it stops and parks")
 
@@ -125,9 +138,10 @@ class Plan(_Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "Plan":
-        for well in [*self.plate.reference, *(part for text in self.imaging.wells for part in text.split(":"))]:
-            if well != "all" and not fits_plate(_well(well), self.plate.wells):
+        for well in [*self.plate.reference, *(part for text in self.imaging.wells for part in _ends(text))]:
+            if not fits_plate(_well(well), self.plate.wells):
                 raise ValueError(f"well {well} is not on a plate of {self.plate.wells} wells")
+        _named(Site(self.plate.name, "A01", 1, 1, self.imaging.channel, 0, self.plate.run))
         if self.microscope.connection == "headless" and not (self.microscope.config and self.microscope.program):
             raise ValueError("a headless microscope needs program (Micro-Manager's folder) and config")
         if self.loop.refocus and not self.focus.device:
@@ -150,11 +164,6 @@ class Plan(_Section):
             return start
         return start.replace(tzinfo=_zone(self.rounds.timezone)) if self.rounds.timezone else start.astimezone()
 
-    @property
-    def channel(self) -> str:
-        """Return the channel's name in the images."""
-        return self.imaging.channel
-
 
 def _snake(well: str) -> tuple[int, int]:
     row, column = well_position(well)
@@ -168,11 +177,27 @@ def _well(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _ends(text: str) -> list[str]:
+    """Return the wells that a choice of wells names: none for `all`, the only one, or the corners of a range."""
+    return [] if text == "all" else text.split(":", 1)
+
+
+def _named(site: Site) -> None:
+    """Raise ValueError unless images of `site` can have a name."""
+    try:
+        image_name("sesmo", site)
+    except UsageError as error:
+        raise ValueError(
+            f"plate.name {site.plate!r}, plate.run {site.run!r} and imaging.channel {site.channel!r} make no file "
+            "name; use letters, digits, spaces, - and single _"
+        ) from error
+
+
 def _expand(text: str, wells: int) -> list[str]:
     """Return the wells that `A01`, `B02:G11` or `all` stand for."""
     rows, columns = PLATE_SHAPES[wells]
-    first, _, last = ("A1", "", f"{row_letters(rows)}{columns}") if text == "all" else text.partition(":")
-    (top, left), (bottom, right) = well_position(_well(first)), well_position(_well(last or first))
+    corners = _ends(text) or ["A1", f"{row_letters(rows)}{columns}"]
+    (top, left), (bottom, right) = well_position(_well(corners[0])), well_position(_well(corners[-1]))
     return [
         well_name(row, column)
         for row in range(min(top, bottom), max(top, bottom) + 1)

@@ -165,17 +165,18 @@ def _inner(plan: Plan, width: float, height: float) -> dict[str, float]:
 def positions(plan: Plan, calibration: Calibration) -> list[Position]:
     """Return every field of a round in the order of imaging, with its stage position.
 
+    On a turned plate the fields of a well lie along the stage's axes, as its camera does, and as useq has them.
     Raises ConfigError where a field would reach out of its well.
     """
     offsets = _offsets(plan)
     centres = _centres(plan.plate.wells, plan.wells)
-    stage = calibration.to_stage((centres[:, None, :] + offsets[None, :, :]).reshape(-1, 2))
+    stage = (calibration.to_stage(centres)[:, None, :] + offsets[None, :, :]).reshape(-1, 2)
     places = [(well, field) for well in plan.wells for field in range(1, len(offsets) + 1)]
     return [Position(*place, float(x), float(y)) for place, (x, y) in zip(places, stage, strict=True)]
 
 
 def _offsets(plan: Plan) -> Floats:
-    """Return the fields' middles from their well's (N×2, µm right and up of it)."""
+    """Return the fields' middles from their well's (N×2, µm along the stage's x and y)."""
     one = plan.model_copy(update={"imaging": plan.imaging.model_copy(update={"wells": ["A01"]})})
     offsets = np.array([(p.x or 0.0, p.y or 0.0) for p in useq_plan(one)], np.float64)
     plate = plate_type(plan.plate.wells)

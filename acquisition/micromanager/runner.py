@@ -17,9 +17,13 @@ from acquisition.micromanager.microscope import Microscope, connect
 from acquisition.micromanager.plan import Plan
 from acquisition.micromanager.plates import Position, estimate
 from acquisition.micromanager.schedule import Due, State, choose, plate_folder, schedule
-from acquisition.micromanager.stand import DeviceError, Stand, StuckError
+from acquisition.micromanager.stand import DeviceError, Heights, Pulse, Stand, StoppedError, StuckError
 from acquisition.micromanager.sweep import NOT_TRIED, Sweep, focus_wells
+from acquisition.micromanager.watch import watched
 from sesmo_live.errors import SesmoError, UsageError
+
+OPEN_S = 120.0
+"""Seconds that loading all devices may take."""
 
 PARK_S = 1.0
 """Seconds that parking may take before the program leaves a device that does not answer."""
@@ -68,27 +72,28 @@ class Runner:
         self,
         plan: Plan,
         places: Sequence[Position],
-        watcher: Watcher,
+        open_watcher: Callable[[], Watcher],
         stop: threading.Event,
         report: Callable[[str], None],
         open_microscope: Callable[[], Microscope] | None = None,
     ) -> None:
         self._plan = plan
         self._places = list(places)
-        self._watcher = watcher
+        self._open_watcher = open_watcher
         self._stop = stop
         self._report = report
         self._open = open_microscope or (lambda: connect(plan.microscope))
         self._microscope: Microscope | None = None
         self._stand: Stand | None = None
-        self._heights: dict[str, float] = {}
+        self._heights = Heights()
         self._bad = 0
 
     def run(self) -> list[Done]:
         """Take all rounds that are due until the last, or until told to stop; return what they came to.
 
-        Raises UsageError when this plate is being acquired already, AcquisitionError after too many bad rounds. The
-        microscope is parked at the end, however it comes.
+        Nothing is put on record before the microscope has been reached and found to be the one that the plan speaks of:
+        DeviceError is raised then. Raises UsageError when this plate is being acquired already, AcquisitionError after
+        too many bad rounds. The microscope is parked at the end, however it comes.
         """
         folder = plate_folder(self._plan)
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,25 +103,48 @@ class Runner:
         except Timeout as error:
             raise UsageError(f"plate {self._plan.plate.name} is being acquired already; stop that one first") from error
         try:
-            return self._rounds(State(self._plan, datetime.now(UTC)))
+            state = State(self._plan, datetime.now(UTC))
+            self._heights = state.heights
+            self._ready()
+            if state.new and self._plan.start is None:
+                state.start = datetime.now(UTC)
+            self._watcher = self._open_watcher()
+            state.write()
+            return self._rounds(state)
+        except (StoppedError, StuckError):
+            if self._stop.is_set():
+                return []
+            raise
         finally:
             self._leave()
             lock.release()
 
     def _rounds(self, state: State) -> list[Done]:
-        rounds, done = schedule(self._plan, state.start), []
+        rounds, done = schedule(self._plan, state.start), list[Done]()
+        if state.done.issuperset(due.number for due in rounds):
+            self._report(
+                f"the plan of plate {self._plan.plate.name} is over ({len(rounds)} of {len(rounds)} rounds); to image "
+                "it again, give it another run in plate.run"
+            )
         while not self._stop.is_set():
             due, missed = choose(rounds, state.done, datetime.now(UTC))
-            for late in missed:
-                self._miss(late)
-                state.finish(late.number)
+            state.finish(*(late.number for late in missed))
+            whole = [late for late in missed if late.whole]
+            if whole:
+                self._miss(whole)
             if due is None or not self._wait(due):
                 break
             outcome = self._round(due)
             if self._stop.is_set():
-                break  # it goes on with the fields that are missing
+                self._report(
+                    f"stopped in round {due.number}: {len(outcome.written)} of {outcome.wanted} frames; the same "
+                    "command goes on with the others while they are due"
+                )
+                break
             state.finish(due.number)
             done.append(outcome)
+            if not whole:
+                self._watcher.over(f"{self._plan.plate.name} rounds")
             self._judge(outcome)
         return done
 
@@ -131,10 +159,17 @@ class Runner:
                 return False
         return not self._stop.is_set()
 
-    def _miss(self, due: Due) -> None:
-        if due.whole:
-            text = f"round {due.number}, due at {due.at.astimezone():%H:%M}, was missed: nothing acquired then"
-            self._trouble(f"{self._plan.plate.name} round {due.number}", text, {"round": due.number})
+    def _miss(self, missed: Sequence[Due]) -> None:
+        """Tell of whole rounds that are missed for good, all in one."""
+        first, last = missed[0], missed[-1]
+        when = f"{first.at.astimezone():%Y-%m-%d %H:%M}"
+        text = f"round {first.number}, due at {when}, was missed: nothing acquired then"
+        if last is not first:
+            text = (
+                f"{len(missed)} rounds from {first.number} to {last.number}, due from {when} to "
+                f"{last.at.astimezone():%Y-%m-%d %H:%M}, were missed: nothing acquired then"
+            )
+        self._trouble(f"{self._plan.plate.name} rounds", text, {"rounds": [due.number for due in missed]})
 
     def _round(self, due: Due) -> Done:
         """Take one round; whatever happens in it is in what is returned."""
@@ -148,7 +183,9 @@ class Runner:
             stand = self._ready()
             self._sweeps(stand, outcome, places)
             self._refocus(stand, outcome)
-            stand.retreat()
+            self._watch(stand.retreat, stand)
+        except StoppedError:
+            pass
         except DeviceError as error:
             outcome.trouble = str(error)
             self._leave()
@@ -180,13 +217,26 @@ class Runner:
             self._watcher.over(subject)
 
     def _ready(self) -> Stand:
-        """Return the connected and prepared microscope; raise DeviceError when it cannot be had."""
-        if self._microscope is None:
-            self._microscope = self._open()
-            self._stand = Stand(self._microscope.core, self._plan, self._stop, heights=self._heights)
-        assert self._stand is not None  # noqa: S101 — both are set together
-        self._stand.prepare()
-        return self._stand
+        """Return the connected and prepared microscope; raise DeviceError when it cannot be had.
+
+        One that was left connected since the last round and does not obey any more is connected anew, once.
+        """
+        if self._stand is not None:
+            try:
+                self._watch(self._stand.prepare, self._stand)
+                return self._stand
+            except DeviceError:
+                self._leave()
+        pulse = Pulse()
+        self._microscope = watched(self._open, pulse, self._stop, OPEN_S)
+        stand = Stand(self._microscope.core, self._plan, self._stop, self._heights, pulse)
+        self._watch(stand.prepare, stand)
+        self._stand = stand
+        return stand
+
+    def _watch(self, act: Callable[[], None], stand: Stand) -> None:
+        assert self._microscope is not None  # noqa: S101 — `_ready` comes first
+        self._microscope.watch(act, stand.pulse, self._stop, self._plan.microscope.timeout_s)
 
     def _sweeps(self, stand: Stand, outcome: Done, places: Sequence[Position]) -> None:
         """Image fields, then those that failed again as often as the plan says."""
@@ -220,9 +270,7 @@ class Runner:
         refused = self._watcher.unfocused(list(outcome.written.values()), loop.wait_s, self._stop)
         places = [place for place, path in outcome.written.items() if path in refused]
         if places and not self._stop.is_set():
-            self._report(
-                f"round {outcome.due.number}: {len(places)} fields are out of focus or empty, imaged once more"
-            )
+            self._report(f"round {outcome.due.number}: out of focus or empty, imaged once more: {len(places)}")
             failed = self._sweep(stand, outcome, places, {place.well for place in places})
             outcome.again = len(places) - len(failed)
             self._tell(failed, outcome.due, "out of focus or empty, and not imaged again,")
@@ -240,6 +288,7 @@ class Runner:
             self._trouble(subject, f"round {due.number}: {outcome.trouble}", {"round": due.number})
         elif outcome.wanted and NOT_TRIED not in outcome.failed.values():
             self._watcher.over(subject)
+            self._watcher.over(f"{subject} acquisition")
         missing = outcome.wanted - len(outcome.written)
         if outcome.wanted:
             self._report(
@@ -288,7 +337,7 @@ class Runner:
             parking.start()
             parking.join(PARK_S)
             if parking.is_alive():
-                self._report(f"parking does not end ({stand.doing} does not answer); look after the microscope")
+                self._report(f"parking does not end ({stand.pulse.doing} does not answer); look after the microscope")
         if microscope is not None:
             microscope.close()
 

@@ -4,13 +4,14 @@ import contextlib
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from acquisition.micromanager.plan import Plan
 from acquisition.micromanager.plates import Calibration
+from acquisition.micromanager.stand import Heights
 from sesmo_live.errors import ConfigError, UsageError
 
 STATE, CALIBRATION = "acquisition.json", "calibration.json"
@@ -40,19 +41,19 @@ def schedule(plan: Plan, start: datetime) -> list[Due]:
 def choose(rounds: list[Due], done: set[int], now: datetime) -> tuple[Due | None, list[Due]]:
     """Return the round to take next, None when all are over, and those that are missed for good.
 
-    Of rounds that are overdue the latest is taken, late; the ones before it would only push all others back.
+    Of rounds that are overdue the latest whole one is taken, late; the ones before it would only push all others back.
     """
-    open_rounds = [due for due in rounds if due.number not in done]
-    overdue = [due for due in open_rounds if due.at <= now]
-    if overdue and now < overdue[-1].at + _patience(rounds):
-        return overdue[-1], overdue[:-1]
-    ahead = next((due for due in open_rounds if due.at > now), None)
-    return ahead, overdue
+    overdue = [due for due in rounds if due.at <= now and due.number not in done]
+    late = [due for due in overdue if now < due.at + _patience(rounds, whole=due.whole)]
+    taken = next((due for due in reversed(late) if due.whole), late[-1] if late else None)
+    ahead = next((due for due in rounds if due.at > now and due.number not in done), None)
+    return taken or ahead, [due for due in overdue if due is not taken]
 
 
-def _patience(rounds: list[Due]) -> timedelta:
-    """Return how late a round may begin: until the next would, or an hour where there is but one."""
-    return rounds[1].at - rounds[0].at if len(rounds) > 1 else timedelta(hours=1)
+def _patience(rounds: list[Due], *, whole: bool) -> timedelta:
+    """Return how late a round may begin: until the next of its kind would, or an hour where there is but one."""
+    times = [due.at for due in rounds if due.whole or not whole][:2]
+    return times[1] - times[0] if len(times) > 1 else timedelta(hours=1)
 
 
 def plate_folder(plan: Plan) -> Path:
@@ -61,31 +62,38 @@ def plate_folder(plan: Plan) -> Path:
 
 
 class State:
-    """What was done of a plan, in a file beside its images."""
+    """What was done of a plan, and the focus that it left, in a file beside its images."""
 
     def __init__(self, plan: Plan, now: datetime) -> None:
         self._path = plate_folder(plan) / STATE
         self._rounds = {"every_min": plan.rounds.every_min, "divide": plan.loop.divide if plan.loop.moved_by else 1}
         kept = self._read()
         if kept and kept["rounds"] != self._rounds:
+            begun = kept["rounds"]
             raise UsageError(
-                f"plate {plan.plate.name} was begun with rounds every {kept['rounds']['every_min']:g} min; keep that, "
-                "or give the plate another run in plate.run"
+                f"plate {plan.plate.name} was begun with rounds every {begun['every_min']:g} min and moving wells "
+                f"{begun['divide']} times in one; keep that, or give the plate another run in plate.run"
             )
+        self.new = not kept
         self.start = datetime.fromisoformat(kept["start"]) if kept else (plan.start or now)
-        if plan.start is not None and kept and plan.start != self.start:
+        if plan.start is not None and plan.start != self.start:
             raise UsageError(
                 f"plate {plan.plate.name} was begun at {self.start.isoformat(timespec='seconds')}; keep rounds.start, "
                 "or give the plate another run in plate.run"
             )
+        if self.new and choose(schedule(plan, self.start), set(), now)[0] is None:
+            raise UsageError(
+                f"all rounds of the plan were over at {self.start.isoformat(timespec='minutes')} already; correct "
+                "rounds.start, or leave it out to begin at once"
+            )
         self.done: set[int] = set(kept["done"]) if kept else set()
-        self._write()
+        self.heights = Heights(**kept.get("focus", {}))
 
-    def finish(self, number: int) -> None:
-        """Remember that a round is over; on a full disk in memory alone, as its files tell a restart the same."""
-        self.done.add(number)
+    def finish(self, *numbers: int) -> None:
+        """Remember that rounds are over; on a full disk in memory alone, as their files tell a restart the same."""
+        self.done.update(numbers)
         with contextlib.suppress(OSError):
-            self._write()
+            self.write()
 
     def _read(self) -> dict[str, Any]:
         if not self._path.is_file():
@@ -93,17 +101,20 @@ class State:
         try:
             kept: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
             datetime.fromisoformat(kept["start"]), set(kept["done"]), kept["rounds"]["every_min"]
+            Heights(**kept.get("focus", {}))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{self._path} cannot be read ({error!r}); delete it to begin the plan anew, or set plate.run"
             ) from error
         return kept
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write the file; raise OSError if it cannot be."""
         kept = {
             "start": self.start.astimezone(UTC).isoformat(),
             "done": sorted(self.done),
             "rounds": self._rounds,
+            "focus": asdict(self.heights),
         }
         write_json(self._path, kept)
 

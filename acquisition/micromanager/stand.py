@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from acquisition.micromanager.plan import Plan
@@ -51,22 +51,51 @@ class Reading:
 
 
 @dataclass(slots=True)
+class Pulse:
+    """What is being waited for, in words, and when a device last answered."""
+
+    doing: str = "Micro-Manager"
+    at: float = field(default_factory=time.monotonic)
+
+    def beat(self, doing: str = "") -> None:
+        """Note that there is progress, and what comes next."""
+        self.doing, self.at = doing or self.doing, time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Return for how many seconds nothing has answered."""
+        return time.monotonic() - self.at
+
+
+@dataclass(slots=True)
+class Heights:
+    """Focus positions (µm) that outlive a connection and a process: the last one in use, and each well's autofocus."""
+
+    base_um: float | None = None
+    wells: dict[str, float] = field(default_factory=dict)
+
+    def of(self, well: str) -> float:
+        """Return the focus of a well: what its last autofocus found, else that of the last well that had one."""
+        return self.wells.get(well, self.base_um or 0.0)
+
+
+@dataclass(slots=True)
 class Stand:
     """One microscope's stage and focus, as the plan wants them used."""
 
     core: Any
     plan: Plan
     stop: Stop
+    heights: Heights = field(default_factory=Heights)
+    pulse: Pulse = field(default_factory=Pulse)
     xy: str = ""
     z: str = ""
-    doing: str = "looking for the devices"
-    heights: dict[str, float] = field(default_factory=dict)
     _well: str = ""
-    _base_z: float = 0.0
     _prepared: bool = False
 
     def prepare(self) -> None:
         """Look for the devices and set channel and exposure; raise DeviceError for what is missing or refuses."""
+        self.pulse.beat("Micro-Manager")
         self.xy = str(asked("the core", self.core.get_xy_stage_device))
         self.z = str(asked("the core", self.core.get_focus_device))
         if not self.xy:
@@ -82,11 +111,20 @@ class Stand:
             what = f"the preset {imaging.channel} of group {imaging.channel_group}"
             asked(what, self.core.set_config, imaging.channel_group, imaging.channel)
             asked(what, self.core.wait_for_config, imaging.channel_group, imaging.channel)
+        self.pulse.beat("the camera")
         asked("the camera", self.core.set_exposure, float(imaging.exposure_ms))
-        if self.z and not self._prepared:
-            self._base_z = focus.z_um if focus.z_um is not None else float(asked(self.z, self.core.get_position))
-            self._prepared = True
         self._check_camera()
+        if self.z and not self._prepared:
+            self._begin_focus()
+            self._prepared = True
+
+    def _begin_focus(self) -> None:
+        """Take the focus from the plan, else from where it is; a parked one goes on where it was before."""
+        focus, heights = self.plan.focus, self.heights
+        here = float(asked(self.z, self.core.get_position))
+        parked = focus.safe_z_um is not None and abs(here - focus.safe_z_um) <= self.plan.microscope.z_tolerance_um
+        if heights.base_um is None or not (focus.device or (focus.z_um is None and parked)):
+            heights.base_um = here if focus.z_um is None else focus.z_um
 
     def _check_camera(self) -> None:
         """Raise DeviceError where the camera's image is not the one that the plan speaks of."""
@@ -111,70 +149,79 @@ class Stand:
         """
         if place.well != self._well:
             self.retreat()
+        self._well = ""  # until it stands there: whatever fails on the way, the next travel begins at the safe height
         self._travel(place)
-        focused = False
-        if self.z:
-            self.move_z(self._height(place))
-        if focus and self.plan.focus.device:
-            self.doing = f"the autofocus {self.plan.focus.device}"
-            asked(self.doing, self.core.full_focus)
-            self._base_z = self.heights[place.well] = float(asked(self.z, self.core.get_position))
-            focused = True
+        self._compare_xy(place)
         self._well = place.well
-        return replace(self.check(place), focused=focused)
+        if self.z:
+            self.move_z(self.heights.of(place.well))
+        focused = focus and bool(self.plan.focus.device)
+        if focused:
+            self.pulse.beat(f"the autofocus {self.plan.focus.device}")
+            asked(self.pulse.doing, self.core.full_focus)
+            found = float(asked(self.z, self.core.get_position))
+            self.heights.base_um = self.heights.wells[place.well] = found
+        x, y = self._compare_xy(place)
+        return Reading(x, y, self._compare_z(self.heights.of(place.well)) if self.z else None, focused)
 
-    def check(self, place: Position) -> Reading:
-        """Return where stage and focus stand; raise DeviceError unless both stand where they should."""
-        self.doing = f"the stage {self.xy}"
-        x, y = (float(asked(self.doing, get)) for get in (self.core.get_x_position, self.core.get_y_position))
+    def _compare_xy(self, place: Position) -> tuple[float, float]:
+        """Return where the stage stands; raise DeviceError unless that is where it should."""
+        self.pulse.beat(f"the stage {self.xy}")
+        x, y = self._xy_um()
         off = math.hypot(x - place.x_um, y - place.y_um)
         if not off <= self.plan.microscope.tolerance_um:
             raise DeviceError(
                 f"the stage {self.xy} stands at {x:.1f}, {y:.1f} µm, {off:.1f} µm from {place.well} field "
                 f"{place.field} at {place.x_um:.1f}, {place.y_um:.1f} (limit {self.plan.microscope.tolerance_um:g})"
             )
-        if not self.z:
-            return Reading(x, y, None)
-        z = float(asked(f"the focus {self.z}", self.core.get_position))
-        wanted = self._height(place)
+        return x, y
+
+    def _compare_z(self, wanted: float) -> float:
+        """Return where the focus stands; raise DeviceError unless that is where it should."""
+        self.pulse.beat(f"the focus {self.z}")
+        z = float(asked(self.pulse.doing, self.core.get_position))
         if not abs(z - wanted) <= self.plan.microscope.z_tolerance_um:
             raise DeviceError(
                 f"the focus {self.z} stands at {z:.2f} µm, not at {wanted:.2f} "
                 f"(limit {self.plan.microscope.z_tolerance_um:g})"
             )
-        return Reading(x, y, z)
+        return z
 
-    def _height(self, place: Position) -> float:
-        """Return the focus of a well: what its last autofocus found, else that of the last well that had one."""
-        return self.heights.get(place.well, self._base_z)
+    def _xy_um(self) -> tuple[float, float]:
+        what = f"the stage {self.xy}"
+        return float(asked(what, self.core.get_x_position)), float(asked(what, self.core.get_y_position))
 
     def retreat(self) -> None:
         """Take the focus to the safe height, where the plan has one, before anything travels sideways."""
         if self.z and self.plan.focus.safe_z_um is not None:
             self.move_z(self.plan.focus.safe_z_um)
+            self._compare_z(self.plan.focus.safe_z_um)
 
     def move_z(self, z_um: float) -> None:
         """Move the focus and wait until it has arrived."""
-        self.doing = f"the focus {self.z}"
-        asked(self.doing, self.core.set_position, float(z_um))
+        self.pulse.beat(f"the focus {self.z}")
+        asked(self.pulse.doing, self.core.set_position, float(z_um))
         self._arrive(self.z, self.plan.microscope.timeout_s)
 
     def _travel(self, place: Position) -> None:
-        self.doing = f"the stage {self.xy}"
-        x, y = (float(asked(self.doing, get)) for get in (self.core.get_x_position, self.core.get_y_position))
+        self.pulse.beat(f"the stage {self.xy}")
+        x, y = self._xy_um()
         distance = math.hypot(x - place.x_um, y - place.y_um)
-        asked(self.doing, self.core.set_xy_position, float(place.x_um), float(place.y_um))
+        asked(self.pulse.doing, self.core.set_xy_position, float(place.x_um), float(place.y_um))
         self._arrive(self.xy, 5.0 + 3 * distance / self.plan.microscope.speed_um_s)
 
     def _arrive(self, device: str, within_s: float) -> None:
         """Wait for a device; the core's own wait would end after its time-out, and could not be stopped."""
         until = time.monotonic() + within_s
-        while asked(self.doing, self.core.device_busy, device):
+        while asked(self.pulse.doing, self.core.device_busy, device):
+            self.pulse.beat()  # it travels, and says so
             if self.stop.is_set():
-                asked(self.doing, self.core.stop, device)
+                asked(self.pulse.doing, self.core.stop, device)
                 raise StoppedError("stopped on the way")
             if time.monotonic() > until:
-                raise DeviceError(f"{self.doing} is still busy after {within_s:.0f} s; look whether it is blocked")
+                raise DeviceError(
+                    f"{self.pulse.doing} is still busy after {within_s:.0f} s; look whether it is blocked"
+                )
             time.sleep(POLL_S)
 
     def park(self) -> str:
@@ -220,5 +267,6 @@ def asked(what: str, ask: Callable[..., Any], *values: Any) -> Any:
 
 def words(error: BaseException) -> str:
     """Return what an error of the core says, in one line and without Java's class names; never empty."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return _JAVA.sub("", line).rstrip(".") or type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("at ")]  # Java's stack
+    return _JAVA.sub("", "; ".join(said)[:400]).rstrip(".") or type(error).__name__

@@ -11,7 +11,7 @@ from acquisition.micromanager.plates import Position
 from acquisition.micromanager.stand import DeviceError, Reading, Stand, Stop, StoppedError
 from sesmo_live.records import Pixels
 
-NOT_TRIED = "not tried, as the fields before it failed one after the other"
+NOT_TRIED = "not tried, as the wells before it failed one after the other"
 """The reason of fields that come after a pass was broken off."""
 
 
@@ -31,20 +31,13 @@ class Sweep:
         self._places = places
         self._focus = focus
         self._readings: dict[int, tuple[Reading, datetime, dict[str, str]]] = {}
-        self._in_a_row = 0
-
-    @property
-    def doing(self) -> str:
-        """Return what is being waited for."""
-        return self._stand.doing
-
-    @doing.setter
-    def doing(self, what: str) -> None:
-        self._stand.doing = what
+        self._failing: set[str] = set()
+        self.pulse = stand.pulse
 
     def take(self, microscope: Microscope, stop: Stop) -> None:
         """Image all places; raise StuckError when the microscope does not answer any more."""
-        microscope.take(len(self._places), self, stop, self._plan.microscope.timeout_s)
+        patience_s = self._plan.microscope.timeout_s + self._plan.imaging.exposure_ms / 1000
+        microscope.take(len(self._places), self, stop, patience_s)
         if not stop.is_set():
             for number, place in enumerate(self._places):
                 if place not in self.written and place not in self.failed:
@@ -53,14 +46,10 @@ class Sweep:
     def arrive(self, number: int) -> bool:
         """Travel to a field; see `Visitor`."""
         place = self._places[number]
-        if self._in_a_row >= self._plan.faults.in_a_row:
+        if place.well not in self._failing and len(self._failing) >= self._plan.faults.in_a_row:
             self.failed[place] = NOT_TRIED
             return False
         return self._guard(number, lambda: self._visit(number, place))
-
-    def check(self, number: int) -> bool:
-        """Compare the position right before the exposure; see `Visitor`."""
-        return self._guard(number, lambda: self._compare(number, self._places[number]))
 
     def deliver(self, number: int, pixels: Pixels) -> None:
         """Write the frame; see `Visitor`."""
@@ -71,15 +60,8 @@ class Sweep:
         self._fail(number, f"the camera failed: {reason}")
 
     def _visit(self, number: int, place: Position) -> None:
-        focus = place.well in self._focus
-        reading = self._stand.visit(place, focus=focus)
+        reading = self._stand.visit(place, focus=place.well in self._focus)
         self._focus.discard(place.well)
-        self._readings[number] = reading, datetime.now().astimezone(), {}
-
-    def _compare(self, number: int, place: Position) -> None:
-        before, *_ = self._readings[number]
-        reading = self._stand.check(place)
-        reading = Reading(reading.x_um, reading.y_um, reading.z_um, before.focused)
         self._readings[number] = reading, datetime.now().astimezone(), self._stand.properties()
 
     def _write(self, number: int, pixels: Pixels) -> None:
@@ -89,7 +71,7 @@ class Sweep:
             raise DeviceError(f"the camera gave {pixels.shape[1]} × {pixels.shape[0]} pixels, not {width} × {height}")
         frame = Frame(place, self._timepoint, *self._readings[number][:2], pixels, self._readings[number][2])
         self.written[place] = write_frame(self._plan, frame)
-        self._in_a_row = 0
+        self._failing.clear()
 
     def _guard(self, number: int, act: Callable[[], None]) -> bool:
         """Do something at a field, and turn whatever goes wrong into the field's reason."""
@@ -111,7 +93,7 @@ class Sweep:
 
     def _fail(self, number: int, reason: str) -> None:
         self.failed[self._places[number]] = reason
-        self._in_a_row += 1
+        self._failing.add(self._places[number].well)
 
 
 def focus_wells(plan: Plan, places: Iterable[Position]) -> set[str]:

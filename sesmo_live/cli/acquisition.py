@@ -89,8 +89,8 @@ def _preview(plan: "Plan", well: str, out: Path, model: Path) -> None:
     from sesmo_live.preview import preview
 
     _check_figure(out)
-    with _leaving_what_hangs():
-        seen = preview(plan, well, model)
+    with _leaving_what_hangs(), stop_on_signal(quiet=True) as stop:
+        seen = preview(plan, well, model, stop)
     say([f"{seen.well} would be refused: {reason}" for reason in seen.unfit])
     if seen.figure is None:
         raise UsageError(f"no cells were found in {seen.well}; look at focus and light in Micro-Manager")
@@ -101,7 +101,7 @@ def _preview(plan: "Plan", well: str, out: Path, model: Path) -> None:
 def _acquire(plan: "Plan") -> None:
     from sesmo_live.acquire import acquire as run_plan
 
-    with _leaving_what_hangs(), stop_on_signal() as stop:
+    with _leaving_what_hangs(), stop_on_signal(quiet=True) as stop:
         done = run_plan(plan, stop, lambda text: say([text]))
     frames, wanted = sum(len(one.written) for one in done), sum(one.wanted for one in done)
     say([f"{count(len(done), 'round')}: {frames} of {count(wanted, 'frame')} taken"])
@@ -112,7 +112,7 @@ def _acquire(plan: "Plan") -> None:
 @contextmanager
 def _leaving_what_hangs() -> Iterator[None]:
     """End the process at once when a device hangs for ever: Python would wait for its thread."""
-    from acquisition.micromanager.microscope import hangs
+    from acquisition.micromanager.watch import hangs
 
     try:
         yield

@@ -23,7 +23,7 @@ from sesmo_live.demo_microscope import settings_for
 from tests.microscope.whole import whole_plan
 from tests.stub import lazy_stub
 
-EVERY_S = 24.0
+EVERY_S = 14.0
 MOVES = "B12"
 
 

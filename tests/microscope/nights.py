@@ -14,19 +14,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
-from acquisition.micromanager import sweep
+from acquisition.micromanager import microscope, sweep
 from acquisition.micromanager.frames import write_frame
-from acquisition.micromanager.microscope import Headless, hangs
+from acquisition.micromanager.microscope import Headless
 from acquisition.micromanager.plan import Plan, plan_from
 from acquisition.micromanager.runner import Done
 from acquisition.micromanager.stand import Stand
 from acquisition.micromanager.virtual import demo_connection
+from acquisition.micromanager.watch import hangs
 from sesmo_live.acquire import acquire
 from sesmo_live.errors import SesmoError
 
@@ -62,8 +64,8 @@ def open_core(break_it: Break | None = None) -> Headless:
     """Return the demo devices, quick and small, with the stage's true position in each picture, and one fault."""
     connection = demo_connection()
     assert connection.program is not None
-    microscope = Headless(connection.program, connection.config)
-    core = microscope.core
+    opened = Headless(connection.program, connection.config)
+    core = opened.core
     core.set_property("XY", "Velocity", 200.0)
     core.set_property("Camera", "OnCameraCCDXSize", SIDE)
     core.set_property("Camera", "OnCameraCCDYSize", SIDE)
@@ -78,12 +80,17 @@ def open_core(break_it: Break | None = None) -> Headless:
     core.get_tagged_image = get_tagged_image
     if break_it is not None:
         break_it(core)
-    return microscope
+    return opened
 
 
 def at_bad_well(core: Any) -> bool:
     """Say whether the stage really stands at the bad well."""
     return bool(abs(core.get_x_position() - 18_000) < 4_000 and abs(core.get_y_position() - 9_000) < 4_000)
+
+
+def slow_stage(core: Any) -> None:
+    """Let the stage travel longer from well to well than a device may be silent."""
+    core.set_property("XY", "Velocity", 20.0)
 
 
 def stage_offset(core: Any) -> None:
@@ -169,22 +176,86 @@ def camera_hangs(core: Any) -> None:
     core.snap_image = lambda: time.sleep(600)
 
 
+def autofocus_fails_last(core: Any) -> None:
+    """Let the last well fail when the focus is up, and leave a field of the first for the second pass."""
+    autofocus_fails(core)
+    snap, left = core.snap_image, [1]
+
+    def refuse() -> None:
+        if left:
+            left.pop()
+            raise RuntimeError('Error in device "Camera": trigger time-out')
+        snap()
+
+    core.snap_image = refuse
+
+
+_OPENED: list[int] = []
+
+
+def camera_hangs_once(core: Any) -> None:
+    """Let one exposure take too long; the focus drive stays where it is from one connection to the next."""
+    core.set_position(SAFE_Z if _OPENED else 50.0)
+    snap = core.snap_image
+
+    def hang() -> None:
+        if not _OPENED:
+            _OPENED.append(1)
+            time.sleep(2.0)
+        snap()
+
+    core.snap_image = hang
+
+
+def focus_stays_up(core: Any) -> None:
+    """Let the focus drive never leave the height of imaging, and never complain."""
+    core.set_position(50.0)
+    core.set_position = lambda _z: None
+
+
+def second_preparation_hangs(core: Any) -> None:
+    """Let the core not answer any more when the second round begins: the stage stands, and nothing is under way."""
+    expose, asked = core.set_exposure, [0]
+
+    def hang(ms: float) -> None:
+        asked[0] += 1
+        if asked[0] == 3:
+            time.sleep(3.0)
+        expose(ms)
+
+    core.set_exposure = hang
+
+
 FAULTS: dict[str, Break] = {
     fault.__name__: fault
     for fault in (
-        *(stage_offset, stage_raises, stage_raises_once, readout_fails, exposure_fails, autofocus_fails, focus_slips),
-        *(stage_lies_still, camera_hangs),
+        *(
+            slow_stage,
+            stage_offset,
+            stage_raises,
+            stage_raises_once,
+            readout_fails,
+            exposure_fails,
+            autofocus_fails,
+            focus_slips,
+        ),
+        *(stage_lies_still, camera_hangs, focus_stays_up, second_preparation_hangs),
+        *(autofocus_fails_last, camera_hangs_once),
     )
 }
 
 
-def night(folder: Path, name: str, break_it: Break | None, **changes: dict[str, Any]) -> dict[str, Any]:
+def night(folder: Path, name: str, break_it: Break | None, **differences: dict[str, Any]) -> dict[str, Any]:
     """Acquire with a fault, and return how it ended and what it said."""
     said: list[str] = []
     kept: list[Headless] = []
 
+    moves: list[list[float]] = []
+    raised: list[float] = []
+
     def opened() -> Headless:
         kept.append(open_core(break_it))
+        keep_moves(kept[-1].core, moves, raised)
         return kept[-1]
 
     began, ended, done = time.monotonic(), "", list[Done]()
@@ -198,7 +269,7 @@ def night(folder: Path, name: str, break_it: Break | None, **changes: dict[str, 
 
     try:
         with patch.object(Stand, "park", parked):
-            done = acquire(plan(folder / name, **changes), threading.Event(), said.append, opened)
+            done = acquire(plan(folder / name, **differences), threading.Event(), said.append, opened)
     except SesmoError as error:
         ended = str(error)
     return {
@@ -208,7 +279,26 @@ def night(folder: Path, name: str, break_it: Break | None, **changes: dict[str, 
         "said": said,
         "seconds": round(time.monotonic() - began, 2),
         "parked_z": height[0],
+        "moves": moves,
+        "raised": raised,
     }
+
+
+def keep_moves(core: Any, moves: list[list[float]], raised: list[float]) -> None:
+    """Keep of each travel where it began and ended, and at which height; and each height above the safe one (µm)."""
+    go, x_of, y_of, z_of = core.set_xy_position, core.get_x_position, core.get_y_position, core.get_position
+
+    def travel(x: float, y: float) -> None:
+        moves.append([x_of(), y_of(), x, y, z_of()])
+        go(x, y)
+
+    focus = core.set_position
+
+    def lift(z: float) -> None:
+        raised.extend([z] if z > SAFE_Z else [])
+        focus(z)
+
+    core.set_xy_position, core.set_position = travel, lift
 
 
 @contextlib.contextmanager
@@ -226,24 +316,47 @@ def writing_fails(error: Exception, times: int) -> Iterator[None]:
         yield
 
 
+def changes(name: str) -> dict[str, dict[str, Any]]:
+    """Return how the plan of a night differs from the others'."""
+    slow = {"timeout_s": 1.0}
+    many: dict[str, dict[str, Any]] = {
+        "rounds": {"for_h": 9 * 0.01 / 60},
+        "faults": {"in_a_row": 3, "retries": 0},
+        "microscope": slow,
+    }
+    past = datetime.now(UTC) - timedelta(seconds=100)
+    table: dict[str, dict[str, dict[str, Any]]] = {
+        "stage_lies_still": many,
+        "camera_hangs": many,
+        "stage_raises": {"faults": {"in_a_row": 2}},  # wells, not fields
+        "slow_stage": {
+            "microscope": {"timeout_s": 2.0, "speed_um_s": 20_000},
+            "imaging": {"wells": ["B02", "B08"]},
+        },
+        "second_preparation_hangs": {"microscope": slow, "rounds": {"every_min": 0.05, "for_h": 0.05 / 60}},
+        "autofocus_fails_last": {"imaging": {"wells": ["B03:B04"]}},
+        "begun_late": {"rounds": {"every_min": 40 / 60, "for_h": 80 / 3600, "start": past}},
+        "camera_hangs_once": {
+            "focus": {"device": "", "z_um": None},
+            "microscope": slow,
+            "rounds": {"every_min": 0.1, "for_h": 0.1 / 60},
+        },
+    }
+    return table.get(name, {})
+
+
 def main() -> None:
     """Run the nights named on the command line in the folder named first; print a line of JSON for each."""
-    folder = Path(sys.argv[1])
+    folder, microscope.READOUT_S = Path(sys.argv[1]), 0.2
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    errors = {"callback_raises": ValueError("a slip of ours"), "disk_full": full}
     for name in sys.argv[2:]:
-        changes: dict[str, dict[str, Any]] = {}
-        if name in ("stage_lies_still", "camera_hangs"):
-            changes = {"rounds": {"for_h": 9 * 0.01 / 60}, "faults": {"in_a_row": 3, "retries": 0}}
-            changes["microscope"] = {"timeout_s": 1.0}
-        if name == "callback_raises":
-            with writing_fails(ValueError("a slip of ours"), 99):
-                result = night(folder, name, None, **changes)
-        elif name == "disk_full":
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-            with writing_fails(full, 99):
-                result = night(folder, name, None, **changes)
-        else:
-            result = night(folder, name, FAULTS.get(name), **changes)
-        print(json.dumps(result), flush=True)  # noqa: T201 — the result
+        of = "all_is_well" if name == "again" else name
+        with writing_fails(errors[name], 99) if name in errors else contextlib.nullcontext():
+            result = night(folder, of, FAULTS.get(name), **changes(name))
+        while name in ("second_preparation_hangs", "camera_hangs_once") and hangs():
+            time.sleep(0.05)  # it comes back, and the next night has a core of its own
+        print(json.dumps(result | {"night": name}), flush=True)  # noqa: T201 — the result
     if hangs():
         os._exit(0)
 

@@ -2,23 +2,18 @@
 
 import json
 import signal
+import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cli import Sesmo, runner, sentence
+from tests.cli import Sesmo, sentence
 from tests.figures import figure
 from tests.microscope.test_faults import python
 
 pytest.importorskip("mm_test_adapters", reason="needs mm-test-adapters")
 pytestmark = pytest.mark.microscope
-
-
-@pytest.fixture
-def sesmo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Sesmo:
-    return runner(capsys, monkeypatch)
 
 
 def write_plan(folder: Path, **changes: str) -> Path:
@@ -89,11 +84,43 @@ def test_a_preview_shows_cells_and_scores_and_records_nothing(tmp_path: Path) ->
 
 def test_a_microscope_of_another_size_is_refused_before_it_moves(tmp_path: Path) -> None:
     plan = write_plan(tmp_path, rounds="every_min = 1\nfor_h = 0")
-    process = python("sesmo-live", "acquire", plan, "--preview", "B03")
+    process = python("sesmo-live", "acquire", plan)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "Micro-Manager says 1 µm per pixel, the plan 1.24; correct imaging.pixel_um, or choose the objective" in err
-    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "sesmo.db").exists()
+    assert [path.name for path in (tmp_path / "images").rglob("*.*")] == ["acquisition.lock"]
+
+
+def test_a_port_or_a_configuration_of_something_else_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bad.cfg").write_text("Device,Camera,NoSuchLibrary,NoCamera\n")
+    headless = f'connection = "headless"\nprogram = {json.dumps(str(tmp_path))}\nconfig = "bad.cfg"'
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for microscope, said in (
+            (f"port = {port}", f"Micro-Manager on port {port} refuses: Couldn't create Core"),
+            (headless, "Failed to load device"),
+        ):
+            process = python("sesmo-live", "acquire", write_plan(tmp_path, microscope=microscope))
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 3
+            (line,) = err.splitlines()
+            assert said in line
+
+
+@pytest.mark.parametrize(
+    ("microscope", "said"),
+    [
+        ("port = 1", "no Micro-Manager answers on port 1; start it, and tick 'Run server on port 1'"),
+        ('connection = "headless"\nprogram = "."\nconfig = "none.cfg"', "there is no Micro-Manager configuration"),
+    ],
+)
+def test_a_plan_is_not_begun_without_its_microscope(sesmo: Sesmo, tmp_path: Path, microscope: str, said: str) -> None:
+    plan = write_plan(tmp_path, microscope=microscope)
+    assert said in sentence(sesmo("acquire", plan, code=3))
+    assert not (tmp_path / "sesmo.db").exists()
+    assert [path.name for path in (tmp_path / "images").rglob("*.*")] == ["acquisition.lock"]
 
 
 @pytest.mark.alone
@@ -129,6 +156,5 @@ def test_the_demonstration_with_a_microscope(tmp_path: Path) -> None:
     assert err.count("48 of 48 frames") == 4
     assert "imaged once more" in err
     assert "Spearman" in out
-    summary: Any = err.split(" frames: ")[1]
-    assert summary.startswith("192 scored"), err
-    figure("demo --microscope: 192 of 192 places scored, " + summary.partition("scored, ")[2].partition(",")[0])
+    assert "192 of 192 images scored" in err, err
+    figure("demo --microscope: 192 of 192 places scored, " + err.partition("scored, ")[2].partition(",")[0])

@@ -52,7 +52,7 @@ def check(folder: Path, result: dict[str, Any], wells: int) -> None:
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Image and score three wells, two fields, three rounds; return folder and result."""
     folder = tmp_path_factory.mktemp("small")
-    return folder, run(folder, 100, "B02:B04", "stub", 10)
+    return folder, run(folder, 100, "B02:B04", "stub", 7)
 
 
 def test_a_small_plate_is_imaged_and_scored(small: tuple[Path, dict[str, Any]]) -> None:
