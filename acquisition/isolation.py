@@ -195,7 +195,7 @@ class _Process(SpawnProcess):
 
     def start(self) -> None:
         """Begin it; were it to import the main module, as is usual, each would load the whole service."""
-        with _main_lock, _no_interrupts():
+        with _main_lock, no_interrupts():
             main = sys.modules["__main__"]
             sys.modules["__main__"] = ModuleType("__main__")
             try:
@@ -219,8 +219,8 @@ _main_lock = threading.Lock()
 
 
 @contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Let processes that begin meanwhile inherit that SIGINT waits, until they ignore it by themselves."""
+def no_interrupts() -> Iterator[None]:
+    """Let threads and processes that begin meanwhile inherit that SIGINT waits: Ctrl-C is their parent's to handle."""
     if sys.platform == "win32":
         yield
         return

@@ -48,6 +48,10 @@ class StatisticsError(UsageError):
     """A number cannot be computed from what there is; the message says why, and what would be needed."""
 
 
+class ClusterError(SesmoError):
+    """The workers of a cluster cannot be used; no image is to blame."""
+
+
 class StoreError(SesmoError):
     """The database cannot be used."""
 

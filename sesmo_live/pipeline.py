@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +40,14 @@ class Recipe:
 
     `prepare` runs on a reader thread and raises ImageError for an image that cannot be scored. `score` maps uint8
     N×H×W crops to float32 N scores; it runs on the scoring thread only, which therefore owns the model. With `refuse`
-    unfit fields are not scored.
+    unfit fields are not scored. `folder` is the model's, for whoever has to prepare and score elsewhere.
     """
 
     model_id: str
     prepare: Callable[[ImageFile], Prepared]
     score: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     refuse: bool = True
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,27 @@ class Halt:
     error: Exception
 
 
+class AnyPipeline(Protocol):
+    """What takes jobs and delivers their outcomes: `Pipeline` here, or the workers of a cluster."""
+
+    @property
+    def wanted(self) -> int:
+        """Files that it wants to have at hand at a time, beyond those that are handed out anyway."""
+
+    def submit(self, job: Job) -> None:
+        """Queue one image; one that comes after `close` began is dropped."""
+
+    def call(self, task: Callable[[], None]) -> None:
+        """Run `task` on a thread of this computer; it must not raise."""
+
+    def close(self) -> None:
+        """Finish what is under way and stop; a second call does nothing."""
+
+
 class Pipeline:
     """Reader threads and one scoring thread; `deliver` gets every outcome, on one of these threads."""
+
+    wanted = 0
 
     def __init__(
         self,

@@ -35,14 +35,14 @@ from sesmo_live.errors import IncompleteImageError, StorePausedError, UsageError
 from sesmo_live.heartbeat import notify
 from sesmo_live.ingest.placing import Read, WatchPlan, read_barcodes, sight
 from sesmo_live.loop import Progress, progress_of
-from sesmo_live.pipeline import Prepared, Recipe
+from sesmo_live.pipeline import AnyPipeline, Halt, Outcome, Pipeline, Prepared, Recipe
 from sesmo_live.platemap import read_platemap
 from sesmo_live.records import FieldImage, ImageFile, ModelPassport, Precision, Site
 from sesmo_live.reduced import precision_cost
-from sesmo_live.session import Session
+from sesmo_live.session import OpenPipeline, Session
 from sesmo_live.vigil import Vigil
 
-__all__ = ["Progress", "Summary", "lazy_scorer", "run", "score_folder"]
+__all__ = ["Progress", "Summary", "lazy_scorer", "prepare_image", "run", "score_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,15 @@ def score_folder(
     settings: Settings,
     stop: threading.Event | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    open_pipeline: OpenPipeline | None = None,
 ) -> Summary:
     """Score everything that lies in the watched folders now, once; what was scored before stays as it is.
 
-    Setting `stop` ends it early: images under way are finished, the others stay pending.
+    Setting `stop` ends it early: images under way are finished, the others stay pending. `open_pipeline` gives the
+    work to others than this process, as `sesmo_live.cluster` does.
     """
-    return _serve(settings, stop or threading.Event(), once=True, on_progress=on_progress)
+    stop = stop or threading.Event()
+    return _serve(settings, stop, once=True, on_progress=on_progress, open_pipeline=open_pipeline)
 
 
 def run(settings: Settings, stop: threading.Event, on_progress: Callable[[Progress], None] | None = None) -> Summary:
@@ -76,7 +79,12 @@ def run(settings: Settings, stop: threading.Event, on_progress: Callable[[Progre
 
 
 def _serve(
-    settings: Settings, stop: threading.Event, *, once: bool, on_progress: Callable[[Progress], None] | None
+    settings: Settings,
+    stop: threading.Event,
+    *,
+    once: bool,
+    on_progress: Callable[[Progress], None] | None,
+    open_pipeline: OpenPipeline | None = None,
 ) -> Summary:
     """Wire everything, work until there is nothing left (`once`) or `stop` is set, and take everything down.
 
@@ -104,7 +112,8 @@ def _serve(
                 plans.append(replace(plan, suspects=suspects, once=once))
                 _import_map(connection, folder.options)
         notify("READY=1")
-        session = Session(settings, plans, engine, Vigil(settings.alerts, notifier), stop, on_progress)
+        vigil = Vigil(settings.alerts, notifier)
+        session = Session(settings, plans, engine, vigil, stop, on_progress, open_pipeline or _pipeline_here(settings))
         while True:
             try:
                 session.work()
@@ -114,6 +123,18 @@ def _serve(
         notify("STOPPING=1")
         failures = tuple(failure for intake in session.intakes for failure in intake.files.failures())
         return Summary(progress_of(session.intakes), time.monotonic() - began, failures)
+
+
+def _pipeline_here(settings: Settings) -> OpenPipeline:
+    """Return what opens a pipeline on threads of this process."""
+
+    def open_pipeline(deliver: Callable[[Outcome | Halt], None]) -> AnyPipeline:
+        scoring = settings.scoring
+        return Pipeline(
+            deliver, readers=scoring.readers, batch_cells=scoring.batch_cells, max_wait_s=scoring.max_wait_s
+        )
+
+    return open_pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +176,7 @@ def _roots(settings: Settings) -> list[Path]:
 class _Model:
     """A model that was checked, and its scoring function, which loads the network on first use."""
 
+    folder: Path
     passport: ModelPassport
     score: Score
 
@@ -174,7 +196,7 @@ def _models(settings: Settings, *, try_them: bool) -> dict[str, _Model]:
         if folder not in found:
             passport = replace(read_passport(folder), precision=precision)
             read_weights(folder, passport)
-            found[folder] = _Model(passport, lazy_scorer(folder, precision))
+            found[folder] = _Model(folder, passport, lazy_scorer(folder, precision))
             if passport.demonstration:
                 log.warning("model %s: %s", passport.model_id, passport.demonstration)
             if settings.scoring.refuse and (gap := untested(passport.reference)):
@@ -210,13 +232,13 @@ def _readers(settings: Settings, roots: list[Path]) -> Iterator[tuple[list[Read]
 
 def _plan(settings: Settings, folder: _Folder, model: _Model, model_key: int, read: Read) -> WatchPlan:
     def prepare(file: ImageFile) -> Prepared:
-        return _prepare(file, model.passport, read)
+        return prepare_image(file, model.passport, read)
 
     return WatchPlan(
         root=folder.root,
         options=folder.options,
         parse=folder.parse,
-        recipe=Recipe(model.passport.model_id, prepare, model.score, settings.scoring.refuse),
+        recipe=Recipe(model.passport.model_id, prepare, model.score, settings.scoring.refuse, model.folder),
         model_key=model_key,
         threshold=model.passport.threshold,
         watching=settings.watching,
@@ -225,7 +247,7 @@ def _plan(settings: Settings, folder: _Folder, model: _Model, model_key: int, re
     )
 
 
-def _prepare(file: ImageFile, passport: ModelPassport, read: Read) -> Prepared:
+def prepare_image(file: ImageFile, passport: ModelPassport, read: Read) -> Prepared:
     """Read one image, crop its cells and judge it; raise IncompleteImageError when the file changed meanwhile."""
     appended = is_ndtiff(file.path)  # its index grows while it is read, and what stands there stays
     pixels = read(ndtiff_pixels if appended else read_pixels, file.path, file.page)
@@ -240,10 +262,11 @@ def _prepare(file: ImageFile, passport: ModelPassport, read: Read) -> Prepared:
     return Prepared(cells, digest.hexdigest(), quality, tuple(reasons))
 
 
-def lazy_scorer(folder: Path, precision: Precision = "fp32") -> Score:
+def lazy_scorer(folder: Path, precision: Precision = "fp32", threads: int | None = None) -> Score:
     """Return a scoring function that loads its network on first use: a folder without cells needs none.
 
-    In another precision than fp32 it then logs by how much that changes scores.
+    In another precision than fp32 it then logs by how much that changes scores. `threads` caps the cores of one
+    operation; None takes all.
     """
     loaded: list[Any] = []
 
@@ -251,7 +274,7 @@ def lazy_scorer(folder: Path, precision: Precision = "fp32") -> Score:
         if not loaded:
             from models.scorer import Scorer
 
-            loaded.append(Scorer(folder, precision=precision))
+            loaded.append(Scorer(folder, threads=threads, precision=precision))
             if precision != "fp32":
                 log.info("%s", precision_cost(loaded[0], Scorer(folder)))
         values: NDArray[np.float32] = loaded[0].score(crops)

@@ -23,7 +23,7 @@ from sesmo_live.heartbeat import notify
 from sesmo_live.ingest.intake import Intake
 from sesmo_live.ingest.placing import WatchPlan
 from sesmo_live.loop import Loop, Progress, progress_of
-from sesmo_live.pipeline import Halt, Pipeline
+from sesmo_live.pipeline import AnyPipeline, Halt, Outcome
 from sesmo_live.vigil import Vigil
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ SIGHTING_PIECE = 500
 STORE_RETRY_S = 2.0
 """Seconds between two attempts to write again to a database that could take nothing."""
 
+
+OpenPipeline = Callable[[Callable[[Outcome | Halt], None]], AnyPipeline]
+"""Opens a pipeline that delivers its outcomes to the function that it is given."""
 
 MOST_WAIT_S = 60.0
 """The same when a database takes little and soon refuses again, as with a quota."""
@@ -50,6 +53,7 @@ class Session:
         vigil: Vigil,
         stop: threading.Event,
         on_progress: Callable[[Progress], None] | None,
+        open_pipeline: OpenPipeline,
     ) -> None:
         self.intakes: list[Intake] = []
         self._settings = settings
@@ -58,6 +62,7 @@ class Session:
         self._vigil = vigil
         self._stop = stop
         self._on_progress = on_progress
+        self._open_pipeline = open_pipeline
         self._once = plans[0].once
         self._paused: tuple[str, datetime] | None = None
         self._wait_s, self._resumed_at = STORE_RETRY_S, float("-inf")
@@ -65,11 +70,9 @@ class Session:
     def work(self) -> None:
         """Work until all is done or `stop` is set; raise StorePausedError when the database can take nothing now."""
         inbox: Queue[Any] = Queue()
-        url, scoring = self._settings.database.url, self._settings.scoring
+        url = self._settings.database.url
         with ExitStack() as stack:
-            pipeline = Pipeline(
-                inbox.put, readers=scoring.readers, batch_cells=scoring.batch_cells, max_wait_s=scoring.max_wait_s
-            )
+            pipeline = self._open_pipeline(inbox.put)
             stack.callback(pipeline.close)
             ended = threading.Event()  # ends the watchers, also when the loop itself fails
             stack.callback(ended.set)
@@ -106,7 +109,7 @@ class Session:
         self._resumed_at = time.monotonic()
         log.warning("the database can be written again; the work goes on")
 
-    def _open_intakes(self, pipeline: Pipeline, post: Callable[[Any], None]) -> None:
+    def _open_intakes(self, pipeline: AnyPipeline, post: Callable[[Any], None]) -> None:
         """Make an intake for every folder, from what the ledger knows of it."""
         before: list[Intake | None] = [*self.intakes] or [None] * len(self._plans)
         intakes = [Intake(plan, pipeline, post) for plan in self._plans]

@@ -21,6 +21,7 @@ def mean_grey(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
 def lazy_stub(
     folder: Path,  # noqa: ARG001 — the loader's signature
     precision: Precision = "fp32",  # noqa: ARG001
+    threads: int | None = None,  # noqa: ARG001
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Stand in for the service's loader of networks."""
     return mean_grey

@@ -35,6 +35,9 @@ OpenOption = Annotated[bool, typer.Option("--open", help="open the page in the b
 PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="numbers the network computes in: fp32 or bf16 [fp32]")
 ]
+DaskOption = Annotated[
+    str | None, typer.Option("--dask", help="spread over workers: a dask scheduler's address, or local")
+]
 NoRefuseOption = Annotated[bool, typer.Option("--no-refuse", help="score also images that look unfit, flagged")]
 
 
@@ -50,15 +53,18 @@ def settings_for(
 ) -> Settings:
     """Return the configuration file's settings, changed by what the command line says.
 
-    `watch` holds the command line's values for one folder, which then stands alone, on top of the [[watch]] block that
-    it lies in; without a `folder` among them there must be none, as it would not be clear which of the
-    configuration's folders they are for. `treated_at` is text. Raise UsageError for a model that is not there.
+    `watch` holds the command line's values for one `folder`, or a list of them, which then stand alone, each on top of
+    the [[watch]] block that it lies in; without a `folder` among them there must be none, as it would not be clear
+    which of the configuration's folders they are for. `treated_at` is text. Raise UsageError for a model that is not
+    there.
     """
     file = _config_file(config)
     data = load_settings(file).model_dump(exclude_unset=True)
     given = {name: value for name, value in watch.items() if value is not None}
     if "folder" in given:
-        data["watch"] = [_on_top(_block_of(given["folder"], data.get("watch", []), file), given)]
+        folders = given["folder"] if isinstance(given["folder"], list) else [given["folder"]]
+        blocks = data.get("watch", [])
+        data["watch"] = [_on_top(_block_of(folder, blocks, file), {**given, "folder": folder}) for folder in folders]
     elif given:
         name = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{name} is for a folder that is named with it; set it in the [[watch]] block instead")

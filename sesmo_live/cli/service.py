@@ -77,7 +77,7 @@ def progress_bar() -> Iterator[Callable[["Progress"], None]]:
 def score(
     context: typer.Context,
     folder: Annotated[
-        Path | None, typer.Argument(help="folder of images, read once [the configuration's folders]")
+        list[Path] | None, typer.Argument(help="folders of images, read once [the configuration's folders]")
     ] = None,
     conditions: Annotated[
         Path | None, typer.Option("--conditions", help="score a folder per condition, without a database")
@@ -98,16 +98,17 @@ def score(
     treated_at: o.TreatedOption = None,
     precision: o.PrecisionOption = None,
     no_refuse: o.NoRefuseOption = False,
+    dask: o.DaskOption = None,
     config: o.ConfigOption = None,
     output: o.FormatOption = Format.table,
 ) -> None:
-    """Score everything in a folder once (back-fill); what was scored before stays as it is."""
+    """Score everything in folders once (back-fill); what was scored before stays as it is."""
     _check_conditions(context, conditions)
     if conditions is not None:
         _score_conditions(conditions, out, o.model_of(model, config), pixel_um, output, refuse=not no_refuse)
         return
     watch = {
-        "folder": folder,
+        "folder": folder or None,
         "plate": plate,
         "layout": layout,
         "pattern": pattern,
@@ -127,12 +128,10 @@ def score(
             "score needs a folder of images, [[watch]] blocks in the configuration, or --conditions with a folder of "
             "condition folders"
         )
-    if folder is None:
+    if not folder:
         say([f"scoring the folders of the configuration: {folders}"])
     with stop_on_signal() as stop, progress_bar() as report:
-        from sesmo_live.service import score_folder
-
-        summary = score_folder(settings, stop, report)
+        summary = _score(settings, dask, stop, report)
     if not summary.progress.images:
         raise UsageError(f"there are no images in {folders}; correct the path, or copy the images there first")
     show_summary(summary, output)
@@ -140,6 +139,23 @@ def score(
         raise typer.Exit(3)
     if say_nothing_scored(settings, summary) or summary.progress.failed:
         raise typer.Exit(1)
+
+
+def _score(
+    settings: "Settings", dask: str | None, stop: threading.Event, report: Callable[["Progress"], None]
+) -> "Summary":
+    """Score here, or with the workers of a cluster."""
+    if dask is None:
+        from sesmo_live.service import score_folder
+
+        return score_folder(settings, stop, report)
+    try:
+        from sesmo_live.cluster import score_on_cluster
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--dask needs the package {error.name}; install it with: pip install 'sesmo-live[cluster]'"
+        ) from error
+    return score_on_cluster(settings, dask, stop, report)
 
 
 def _check_conditions(context: typer.Context, conditions: Path | None) -> None:

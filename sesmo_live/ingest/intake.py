@@ -37,7 +37,7 @@ from sesmo_live.ingest.rows import (
     new_row,
 )
 from sesmo_live.ingest.sides import change_sides, with_another_chance
-from sesmo_live.pipeline import Halt, Job, Outcome, Pipeline
+from sesmo_live.pipeline import AnyPipeline, Halt, Job, Outcome
 from sesmo_live.records import ImageFile, ImageState
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ WENT_AWAY = "the file went away before it was scored; put it back to have it sco
 class Intake:
     """Decides what every file of a watched folder is, hands out work, and keeps the ledger true."""
 
-    def __init__(self, plan: WatchPlan, pipeline: Pipeline, post: Callable[[Any], None]) -> None:
+    def __init__(self, plan: WatchPlan, pipeline: AnyPipeline, post: Callable[[Any], None]) -> None:
         self.plan = plan
         self.trouble = ""  # why nothing is worked on now, in words: the folder cannot be reached
         self.mode = ""  # how the folder is watched, in words
@@ -207,7 +207,7 @@ class Intake:
         return bool(self._under_way or self._ready or self._late)
 
     def _feed(self, connection: Connection) -> None:
-        while self._ready and self._under_way < FILES_UNDER_WAY and not self.trouble:
+        while self._ready and self._under_way < max(FILES_UNDER_WAY, self._pipeline.wanted) and not self.trouble:
             self._start(connection, *self._ready.popleft())
         if self._late and not (self._under_way or self._ready or self.trouble):
             self._start(connection, *self._late.popleft())
