@@ -77,7 +77,7 @@ class Screen:
 
     def map(self, values: Numbers, *, without_controls: bool = False) -> Numbers:
         """Return values (one a well) laid out as rows × columns of the plate, NaN elsewhere."""
-        shape = PLATE_SHAPES[self.plate.wells or smallest_plate(list(self.wells))]
+        shape = PLATE_SHAPES[max(self.plate.wells or 0, smallest_plate(list(self.wells)))]
         table = np.full(shape, np.nan)
         for well, value in zip(self.wells, values, strict=True):
             if not (without_controls and self.roles.get(well) in ("negative", "positive", "blank")):
@@ -257,6 +257,8 @@ def wells_beside(
             screen = read_screen(connection, plate, model, (), stop)
         except StatisticsError as error:
             return {}, (str(error),)
+        if not screen.wells:
+            continue
         values, notes = beside_controls(screen, 0)
         said.update(dict.fromkeys(notes))
         covered = screening.coverage(connection, plate.plate_id, model[0], stop)
@@ -336,24 +338,6 @@ def band_of(screen: Screen) -> Band:
     """Return the band of a plate's negative controls; raise StatisticsError where there are too few."""
     treated = [well for well in screen.wells if screen.roles.get(well) != "negative"]
     return control_band(screen.scores[screen.of_role("negative")], len(treated), PLANNED_LOOKS)
-
-
-def band_beside(connection: Connection, screen: Screen) -> tuple[Numbers, Band | None, str]:
-    """Return the negative controls (wells × time points) and their band beside a screen read of some wells alone.
-
-    The numbers are those of `band_of` of the whole plate. Without a band the sentence says why.
-    """
-    plate, model = screen.plate.plate_id, screen.model[0]
-    place_of = {well: place for place, well in enumerate(w for w, role in screen.roles.items() if role == "negative")}
-    column_of = {timepoint: column for column, timepoint in enumerate(screen.timepoints)}
-    table = np.full((len(place_of), len(column_of)), np.nan)
-    for well, timepoint, mean in screening.mean_scores(connection, plate, model, list(place_of)):
-        table[place_of[well], column_of[timepoint]] = mean
-    treated = [well for well in screening.scored_wells(connection, plate, model) if well not in place_of]
-    try:
-        return table, control_band(table, len(treated), PLANNED_LOOKS), ""
-    except StatisticsError as error:
-        return table, None, f"no onset: {error}"
 
 
 def plate_courses(
