@@ -32,6 +32,10 @@ WELL_SCORE = table(
 )
 
 
+INCHIKEY = "_" * 14 + "-" + "_" * 10 + "-_"
+"""How an InChIKey looks among the aliases: two vendors' names with the same one are the same substance."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlateRow:
     """One run of a plate; `first_at` and `first_timepoint` are of its first scored image."""
@@ -193,10 +197,13 @@ def treated_wells(connection: Connection, plate_id: int) -> list[str]:
 
 
 def find_compounds(connection: Connection, name: str) -> list[tuple[int, str]]:
-    """Return (key, name) of the compounds of that name or alias, in any case."""
+    """Return (key, name) of the compounds of that name or alias, in any case, and of those with the same InChIKey."""
     key = name.strip().casefold()
     aliased = select(CompoundAlias.compound_id).where(CompoundAlias.key == key)
-    statement = select(Compound.id, Compound.name).where(or_(Compound.key == key, Compound.id.in_(aliased)))
+    named = select(Compound.id).where(or_(Compound.key == key, Compound.id.in_(aliased)))
+    structures = select(CompoundAlias.key).where(CompoundAlias.compound_id.in_(named), CompoundAlias.key.like(INCHIKEY))
+    alike = select(CompoundAlias.compound_id).where(CompoundAlias.key.in_(structures))
+    statement = select(Compound.id, Compound.name).where(or_(Compound.id.in_(named), Compound.id.in_(alike)))
     return [(row[0], row[1]) for row in connection.execute(statement.order_by(Compound.name))]
 
 

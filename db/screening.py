@@ -1,9 +1,8 @@
 """Reading for statistics: sums of wells, of whole plates at once; histories of compounds; cells."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Float, case, cast, func, select
 
@@ -11,9 +10,11 @@ from db.queries import PlateRow, imaged
 from db.schema import Cell, FieldScore, Image, Model, Plate, UtcDateTime, WellTreatment
 
 
-@dataclass(frozen=True, slots=True)
-class WellSums:
-    """Sums over a well's fields at a time point under a model: n cells, s summed scores, o cells over threshold."""
+class WellSums(NamedTuple):
+    """Sums over a well's fields at a time point under a model: n cells, s summed scores, o cells over threshold.
+
+    A tuple, as a plate has 40 000 of them; `newest` is the key of the last of its images.
+    """
 
     plate_id: int
     well: str
@@ -22,8 +23,9 @@ class WellSums:
     n_images: int
     n_file_times: int
     acquired_at: datetime | None
-    n_cells: int
+    newest: int
     n_fields: int
+    n_cells: int
     score_sum: float
     score_sum_sq: float
     field_ss: float
@@ -44,7 +46,7 @@ def _sums() -> list[ColumnElement[Any]]:
     return [
         func.count(), func.sum(case((Image.acquired_from == "file", 1), else_=0)),
         func.coalesce(func.min(Image.acquired_at), None, type_=UtcDateTime()),
-        func.sum(FieldScore.n), func.sum(case((FieldScore.n > 0, 1), else_=0)),
+        func.max(Image.id), func.sum(case((FieldScore.n > 0, 1), else_=0)), func.sum(FieldScore.n),
         func.sum(s), func.sum(FieldScore.sum_sq), func.sum(s * s), func.sum(s * n), func.sum(n * n),
         func.sum(FieldScore.n_over), func.sum(o * o), func.sum(o * n),
     ]  # fmt: skip
@@ -60,13 +62,16 @@ def well_sums(
     """Return the sums of all wells of a plate, or of some, under one model, at all time points or at one."""
     at = [] if timepoint is None else [Image.timepoint == timepoint]
     at += [] if wells is None else [Image.well.in_(wells)]
+    if not at:  # in the order of their keys the images of a whole plate, and their scores, lie side by side
+        low, high = (select(end(Image.id)).where(Image.plate_id == plate_id) for end in (func.min, func.max))
+        at = [Image.id.between(low.scalar_subquery(), high.scalar_subquery())]
     statement = (
         select(Image.plate_id, Image.well, Image.timepoint, FieldScore.model_id, *_sums())
         .join(FieldScore, FieldScore.image_id == Image.id)
         .where(Image.plate_id == plate_id, FieldScore.model_id == model_key, *_counted(), *at)
         .group_by(Image.plate_id, Image.well, Image.timepoint, FieldScore.model_id)
     )
-    return [WellSums(*row) for row in connection.execute(statement) if row[1] is not None and row[2] is not None]
+    return [WellSums._make(row) for row in connection.execute(statement) if row[1] is not None and row[2] is not None]
 
 
 def scored_wells(connection: Connection, plate_id: int, model_key: int) -> list[str]:
@@ -115,7 +120,17 @@ def history_sums(connection: Connection, compound_ids: Sequence[int]) -> list[We
         .where(*_counted())
         .group_by(Image.plate_id, Image.well, Image.timepoint, FieldScore.model_id)
     )
-    return [WellSums(*row) for row in connection.execute(statement) if row[2] is not None]
+    return [WellSums._make(row) for row in connection.execute(statement) if row[2] is not None]
+
+
+def scored_at(
+    connection: Connection, image_ids: Sequence[int], model_keys: Sequence[int]
+) -> dict[tuple[int, int], datetime]:
+    """Return when some images were scored, by (image, model)."""
+    statement = select(FieldScore.image_id, FieldScore.model_id, FieldScore.scored_at).where(
+        FieldScore.image_id.in_(image_ids), FieldScore.model_id.in_(model_keys)
+    )
+    return {(row[0], row[1]): row[2] for row in connection.execute(statement)}
 
 
 def control_means(

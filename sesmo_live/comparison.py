@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 from db import queries, screening
 from db.queries import PlateRow
 from sesmo_live import results
-from sesmo_live.answers import Answer, Row
+from sesmo_live.answers import Answer, Row, model_named
 from sesmo_live.errors import UnknownNameError, UsageError
 from sesmo_live.screens import Screen, read_screen
 
@@ -39,15 +39,11 @@ def compare(engine: Engine, model_a: str, model_b: str, *, plate: str | None = N
 
 
 def _model(models: dict[int, tuple[str, str]], wanted: str) -> int:
-    found = [key for key, (name, _) in models.items() if name.startswith(wanted)]
-    if not found:
-        raise UnknownNameError(
-            f"no model {wanted!r} scored anything; these did: {', '.join(name for name, _ in models.values())}"
-        )
-    if len(found) > 1:
-        several = ", ".join(models[key][0] for key in found)
-        raise UsageError(f"{wanted!r} is the beginning of several models, {several}; write more of it")
-    return found[0]
+    keys = {name: key for key, (name, _) in models.items()}
+    found = model_named(wanted, list(keys))
+    if found is None:
+        raise UnknownNameError(f"no model {wanted!r} scored anything; these did: {', '.join(keys)}")
+    return keys[found]
 
 
 def _pairs(plate: PlateRow, a: Screen, b: Screen) -> list[Row]:

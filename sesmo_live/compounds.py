@@ -23,6 +23,7 @@ from sesmo_live.screening import (
 )
 from sesmo_live.screening.checks import Numbers
 from sesmo_live.screens import Screen, load_screen
+from sesmo_live.wells import well_position
 
 HIT_LEVEL = 0.05
 """False-discovery rate below which a compound is called a hit unless the user says otherwise."""
@@ -41,6 +42,7 @@ HIT_COLUMNS = (
 class _OnPlate:
     effect: Effect
     score: float
+    imaged: int
     percent: float | None
     cells_percent: float
 
@@ -63,6 +65,8 @@ def hits(
     if not 0 < level < 1:
         raise UsageError(f"a false-discovery rate of {level:g} is not between 0 and 1; give 0.05, say")
     screens = [load_screen(engine, name, run=run, model=model, timepoint=timepoint, last=True) for name in plates]
+    if len({screen.plate.plate_id for screen in screens}) < len(screens):
+        raise UsageError("a plate is named twice, and its wells are no replicates of themselves; name each plate once")
     models = list(dict.fromkeys(screen.model[1] for screen in screens))
     if len(models) > 1:
         raise UsageError(f"these plates were scored by different models, {', '.join(models)}; name one with --model")
@@ -84,22 +88,29 @@ def hits(
 
 
 def groups(screen: Screen, roles: Sequence[str] = ("treatment",)) -> dict[tuple[str, str], list[int]]:
-    """Return the rows of the wells of each (compound, dose), those with these roles and one or more compounds."""
+    """Return the rows of the wells of each (compound, dose), those with these roles and one or more compounds.
+
+    Of compounds that the plate map names and that have no image in the screen there are no rows.
+    """
     what = results.contents([row for rows in screen.treatments.values() for row in rows])
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, well in enumerate(screen.wells):
-        content = what.get(well)
-        if content and screen.roles.get(well) in roles and content["compound"]:
+    place_of = {well: place for place, well in enumerate(screen.wells)}
+    for well, content in sorted(what.items(), key=lambda item: well_position(item[0])):
+        if screen.roles.get(well) in roles and content["compound"]:
             dose = content["dose"]
             amount = dose if isinstance(dose, str) else "" if dose is None else f"{dose:g}"
-            found[content["compound"], f"{amount} {content['dose_unit']}".strip()].append(place)
+            places = found[content["compound"], f"{amount} {content['dose_unit']}".strip()]
+            places += [place_of[well]] if well in place_of else []
     return dict(found)
 
 
 def _effects(screen: Screen, column: int, said: dict[str, None]) -> dict[tuple[str, str], _OnPlate]:
-    """Return the effect of each compound and dose on one plate; those without a scored well are left out."""
+    """Return the effect of each compound and dose on one plate; those without a score are left out and told in `said`.
+
+    Wells whose images show no cells have no score, and count among the cells: a drug may have killed them.
+    """
     negatives = screen.known(screen.of_role("negative"), column)
-    low_cells = screen.known(screen.of_role("negative"), column, screen.cells)
+    low_cells = _imaged(screen, screen.of_role("negative"), column)
     positives = screen.known(screen.of_role("positive"), column)
     try:
         controls_apart(negatives, positives)
@@ -108,18 +119,32 @@ def _effects(screen: Screen, column: int, said: dict[str, None]) -> dict[tuple[s
         said.setdefault(f"plate {screen.plate.name}: {error}")
         apart = 0.0
     found = {}
+    dead: list[str] = []
+    unseen: list[str] = []
     for key, rows in groups(screen, ("treatment", "positive")).items():
-        values = screen.known(rows, column)
+        values, cells = screen.known(rows, column), _imaged(screen, rows, column)
         if not len(values):
+            (dead if len(cells) else unseen).append(" ".join(key).strip())
             continue
         try:
             effect = effect_against(values, negatives)
         except StatisticsError as error:
             raise StatisticsError(f"plate {screen.plate.name}: {error}") from error
         percent = 100 * effect.effect / apart if apart else None
-        cells = 100 * float(screen.known(rows, column, screen.cells).mean() / low_cells.mean())
-        found[key] = _OnPlate(effect, float(values.mean()), percent, cells)
+        share = 100 * float(cells.mean() / low_cells.mean())
+        found[key] = _OnPlate(effect, float(values.mean()), len(cells), percent, share)
+    where = f"plate {screen.plate.name}, time point {screen.timepoints[column]}"
+    if dead:
+        said.setdefault(f"{where}: not ranked, since no cells are left to be scored (toxic?): {', '.join(dead)}")
+    if unseen:
+        said.setdefault(f"{where}: not ranked, since no image of its wells is scored: {', '.join(unseen)}")
     return found
+
+
+def _imaged(screen: Screen, rows: Sequence[int], column: int) -> Numbers:
+    """Return the cells an image of those of the wells that have an image at a time point, 0 where it shows none."""
+    cells: Numbers = screen.cells[list(rows), column]
+    return cells[np.isfinite(cells)]
 
 
 def _hit_row(key: tuple[str, str], several: list[_OnPlate], model: str) -> Row:
@@ -131,7 +156,7 @@ def _hit_row(key: tuple[str, str], several: list[_OnPlate], model: str) -> Row:
     one = several[0].effect if len(several) == 1 else None
     effect_sd, p = over_plates([item.effect for item in several])
     percents = [item.percent for item in several if item.percent is not None]
-    cells = mean([item.cells_percent for item in several])
+    cells = float(np.average([item.cells_percent for item in several], weights=[item.imaged for item in several]))
     return {
         "compound": key[0], "dose": key[1], "plates": len(several), "wells": sum(weights),
         "score": mean([item.score for item in several]), "effect": mean([item.effect.effect for item in several]),
@@ -244,7 +269,7 @@ def _compounds(engine: Engine, screen: Screen, compound: str | None) -> list[str
     found = [name for name in on_plate if name in known]
     if not found:
         raise UnknownNameError(
-            f"plate {screen.plate.name} has no compound {compound!r}; it has {', '.join(on_plate[:20])}"
+            f"plate {screen.plate.name} treats no well with {compound!r}, but with {', '.join(on_plate[:20])}"
         )
     return found
 
@@ -262,6 +287,8 @@ def fit_at(screen: Screen, compound: str, column: int) -> tuple[DoseResponse, st
     units = {places[place].dose_unit for place in wells}
     if not in_um and (len(units) > 1 or any(places[place].dose is None for place in wells)):
         raise StatisticsError("its doses have no unit in common, so they make no curve; give them in one unit")
+    if not wells:
+        raise StatisticsError("it stands in no well by itself, so there is no curve of it alone")
     zero = [place for place in screen.of_role("negative") if np.isfinite(screen.scores[place, column])]
     wells = [place for place in wells if np.isfinite(screen.scores[place, column])]
     doses = [places[place].dose_um if in_um else places[place].dose for place in wells]

@@ -15,11 +15,14 @@ from sqlalchemy import Engine
 
 from db import screening
 from sesmo_live import results
-from sesmo_live.answers import Row
+from sesmo_live.answers import Row, over_looks
 from sesmo_live.errors import StatisticsError, UsageError
+from sesmo_live.history import sums_of
+from sesmo_live.loading import over_sums
 from sesmo_live.screening import onset
-from sesmo_live.screening.intervals import fraction_interval, mean_interval
-from sesmo_live.screens import Screen, band_of, beside_controls, load_screen, over_sums, score_sums
+from sesmo_live.screening.checks import or_none
+from sesmo_live.screening.intervals import fraction_intervals, mean_intervals
+from sesmo_live.screens import Screen, band_of, beside_controls, load_screen
 from sesmo_live.spreadsheet import harmless
 
 XLSX_ROWS = 1_048_575
@@ -42,48 +45,46 @@ CELL_COLUMNS = ("plate", "run", "well", "timepoint", "field", "cell", "x", "y", 
 def tidy_wells(screen: Screen) -> tuple[list[Row], tuple[str, ...]]:
     """Return one row a well and time point with `EXPORT_COLUMNS`, and what could not be computed."""
     what = results.contents([row for rows in screen.treatments.values() for row in rows])
-    said: dict[str, None] = {}
-    left = _onsets(screen, said)
-    rows: list[Row] = []
+    left, why = _onsets(screen)
+    said: list[tuple[int, str]] = []
+    beside: list[dict[str, list[float | None]]] = []
     for column, timepoint in enumerate(screen.timepoints):
-        beside, notes = beside_controls(screen, column)
-        said.update(dict.fromkeys(notes))
-        for place, well in enumerate(screen.wells):
-            found, imaged = intervals(screen, well, timepoint)
-            if not imaged:
-                continue
-            row = {"plate": screen.plate.name, "run": screen.plate.run, "well": well, **what.get(well, results.NOTHING)}
-            row |= {"timepoint": timepoint, "hours": _plain(screen.hours[place, column]), "model": screen.model[1]}
-            row |= {name: _plain(values[place]) for name, values in beside.items()} | found
-            rows.append({name: row[name] for name in EXPORT_COLUMNS if name != "onset_hours"})
-            rows[-1]["onset_hours"] = left.get(well)
-    order = {well: number for number, well in enumerate(screen.wells)}
-    rows.sort(key=lambda row: (order[row["well"]], row["timepoint"]))
-    return [{name: row[name] for name in EXPORT_COLUMNS} for row in rows], tuple(said)
+        values, notes = beside_controls(screen, column)
+        beside.append({name: or_none(numbers) for name, numbers in values.items()})
+        said += [(timepoint, note) for note in notes]
+    found = intervals(screen)
+    rows = []
+    for place, well in enumerate(screen.wells):
+        of_well: Row = {"plate": screen.plate.name, "run": screen.plate.run, "well": well, "model": screen.model[1]}
+        of_well |= {**what.get(well, results.NOTHING), "onset_hours": left.get(well)}
+        hours = or_none(screen.hours[place])
+        for column, timepoint in enumerate(screen.timepoints):
+            if scored := found.get((well, timepoint)):
+                row = of_well | scored | {"timepoint": timepoint, "hours": hours[column]}
+                row |= {name: values[place] for name, values in beside[column].items()}
+                rows.append({name: row[name] for name in EXPORT_COLUMNS})
+    return rows, (*why, *over_looks(said, len(screen.timepoints)))
 
 
-def intervals(screen: Screen, well: str, timepoint: int) -> tuple[Row, bool]:
-    """Return score and fraction with their intervals at a time point, and whether the well has an image there."""
-    row = screen.sums.get((well, timepoint))
-    if row is None:
-        return {}, False
-    score, low, high = mean_interval(score_sums(row))
-    fraction, fraction_low, fraction_high = fraction_interval(over_sums(row))
-    return {
-        "score": score, "ci_low": low, "ci_high": high, "n_cells": row.n_cells, "n_images": row.n_images,
-        "fraction_senescent": fraction, "fraction_low": fraction_low, "fraction_high": fraction_high,
-        "acquired_at": row.acquired_at,
-    }, True  # fmt: skip
+def intervals(screen: Screen) -> dict[tuple[str, int], Row]:
+    """Return score and fraction with their intervals of each well and time point that has an image."""
+    items = list(screen.sums.values())
+    limits = [or_none(v) for v in (*mean_intervals(sums_of(items)), *fraction_intervals(over_sums(items)))]
+    names = ("score", "ci_low", "ci_high", "fraction_senescent", "fraction_low", "fraction_high")
+    counts = ({"n_cells": i.n_cells, "n_images": i.n_images, "acquired_at": i.acquired_at} for i in items)
+    rows = (dict(zip(names, row, strict=True)) | count for count, *row in zip(counts, *limits, strict=True))
+    return dict(zip(screen.sums, rows, strict=True))
 
 
-def _onsets(screen: Screen, said: dict[str, None]) -> dict[str, float | None]:
+def _onsets(screen: Screen) -> tuple[dict[str, float | None], tuple[str, ...]]:
+    """Return the hours of onset of the wells that left the band, the negative controls aside, as `plate_courses`."""
     try:
         band = band_of(screen)
     except StatisticsError as error:
-        said.setdefault(f"no onset: {error}")
-        return {}
-    found = {well: onset(screen.scores[place], band) for place, well in enumerate(screen.wells)}
-    return {well: _plain(screen.hours[screen.wells.index(well), left.look]) for well, left in found.items() if left}
+        return {}, (f"no onset: {error}",)
+    negative = set(screen.of_role("negative"))
+    found = {place: onset(scores, band) for place, scores in enumerate(screen.scores) if place not in negative}
+    return {screen.wells[place]: _plain(screen.hours[place, left.look]) for place, left in found.items() if left}, ()
 
 
 def _plain(value: Any) -> float | None:

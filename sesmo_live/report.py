@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ MOST_CURVES = 12
 MOST_HITS = 25
 """Compounds in the table of hits."""
 
+LEFT_COLUMNS = ("well", "role", "compound", "dose", "dose_unit", "onset_hours", "direction", "area_over_negative")
+RANKED_COLUMNS = (
+    *("rank", "compound", "dose", "wells", "score", "effect", "effect_low", "effect_high", "q", "hit"),
+    *("percent_of_control", "cells_percent", "toxic"),
+)
+CURVE_COLUMNS = (
+    *("compound", "ec50", "ec50_low", "ec50_high", "unit", "slope", "bottom", "top", "is_flat", "p_flat", "wells"),
+    "note",
+)
+"""Columns that a page's width has room for: what a drug does to the cells must not lie beyond its edge."""
+
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0;font-size:13px}td,th{padding:.15rem .7rem;border-bottom:1px solid #ddd;
 text-align:left;white-space:nowrap}.wide{overflow-x:auto}img{max-width:100%}
@@ -39,20 +51,24 @@ def write_report(
     """Write the report of a plate to an HTML file; return what must be said. Raises as `load_screen`."""
     screen = load_screen(engine, plate, run=run, model=model)
     run, model = screen.plate.run, screen.model[1]
-    statistics = screens.plate_statistics(engine, plate, run=run, model=model)
+    shown = screen.index(None)
+    statistics = screens.statistics_of(screen)
     notes = dict.fromkeys((*screen.notes, *statistics.notes))
     curves = _table_of(lambda: compounds.dose_responses(engine, plate, run=run, model=model), notes)
     ranked = _table_of(lambda: compounds.hits(engine, [plate], run=run, model=model), notes)
-    courses = _table_of(lambda: screens.plate_courses(engine, plate, run=run, model=model), notes)
+    courses = _table_of(lambda: screens.courses_of(screen), notes)
+    left = [row for row in courses if row["onset_timepoint"] is not None]
     about = export.provenance(engine, screen)
     parts = [
         _picture("plate map", lambda figure: _draw_map(figure, screen)),
-        _heading("Controls", statistics.rows[-1:]),
+        _heading(f"Controls at time point {screen.timepoints[shown]}", _upright(statistics.rows[shown])),
         _picture("controls over time", lambda figure: _draw_controls(figure, screen, statistics.rows)),
-        _heading("Wells that left the control band", [row for row in courses if row["onset_timepoint"] is not None]),
-        _heading(f"Compounds against the negative controls (first {MOST_HITS})", ranked[:MOST_HITS]),
+        _heading("Wells that left the control band", _only(left, LEFT_COLUMNS)),
+        _heading(
+            f"Compounds against the negative controls (first {MOST_HITS})", _only(ranked[:MOST_HITS], RANKED_COLUMNS)
+        ),
         _picture("dose and response", lambda figure: _draw_curves(figure, screen, curves)) if curves else "",
-        _heading("Dose and response", curves),
+        _heading("Dose and response", _only(curves, CURVE_COLUMNS)),
         _heading("Images", [{"state": state, "images": number} for state, number in about["images"].items()]),
         f"<h2>Where these numbers come from</h2><pre>{html.escape(json.dumps(about, indent=1))}</pre>",
     ]
@@ -79,6 +95,14 @@ def _table_of(ask: Callable[[], Any], notes: dict[str, None]) -> list[Row]:
     return rows
 
 
+def _upright(row: Row) -> list[Row]:
+    return [{"statistic": name, "value": value} for name, value in row.items()]
+
+
+def _only(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
+    return [{name: row[name] for name in columns} for row in rows]
+
+
 def _heading(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return f"<h2>{html.escape(title)}</h2><p>none</p>"
@@ -102,7 +126,9 @@ def _picture(title: str, draw: Callable[[Any], None]) -> str:
     figure = Figure(layout="constrained")
     draw(figure)
     data = io.BytesIO()
-    figure.savefig(data, dpi=110, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks is a box here
+        figure.savefig(data, dpi=110, format="png")
     coded = base64.b64encode(data.getvalue()).decode()
     return f'<p><img alt="{html.escape(title)}" src="data:image/png;base64,{coded}"></p>'
 
@@ -110,7 +136,8 @@ def _picture(title: str, draw: Callable[[Any], None]) -> str:
 def _draw_map(figure: Any, screen: Screen) -> None:
     from matplotlib import colormaps
 
-    table = screen.map(screen.scores[:, -1])
+    shown = screen.index(None)
+    table = screen.map(screen.scores[:, shown])
     rows, columns = table.shape
     figure.set_size_inches(10, max(2.2, 10 * rows / columns))
     axes = figure.subplots()
@@ -127,7 +154,7 @@ def _draw_map(figure: Any, screen: Screen) -> None:
     axes.set_xticks(range(columns), [str(number + 1) for number in range(columns)], fontsize=7)
     axes.set_yticks(range(rows), [row_letters(number + 1) for number in range(rows)], fontsize=7)
     axes.tick_params(length=0)
-    axes.set_title(f"Mean score of each well at time point {screen.timepoints[-1]}", fontsize=10)
+    axes.set_title(f"Mean score of each well at time point {screen.timepoints[shown]}", fontsize=10)
     figure.colorbar(image, ax=axes, label="P(senescent)", shrink=0.8)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.05), ncols=2, frameon=False, fontsize=8, markerscale=0.4)
@@ -169,7 +196,7 @@ def _draw_curves(figure: Any, screen: Screen, curves: Sequence[Row]) -> None:
     lines = -(-len(shown) // columns)
     figure.set_size_inches(max(3.2 * columns, 4), 2.7 * lines)
     for axes, row in zip(figure.subplots(lines, columns, squeeze=False).ravel(), shown, strict=False):
-        fit, unit, doses, values = compounds.fit_at(screen, row["compound"], len(screen.timepoints) - 1)
+        fit, unit, doses, values = compounds.fit_at(screen, row["compound"], screen.index(None))
         _draw_curve(axes, row["compound"], fit, unit, doses, values)
     for axes in figure.axes[len(shown) :]:
         axes.set_visible(False)
@@ -192,7 +219,8 @@ def _draw_curve(axes: Any, name: str, fit: DoseResponse, unit: str, doses: Any, 
     axes.set_xticks([zero, *10.0**powers], ["0", *(f"{10.0**power:g}" for power in powers)])
     axes.minorticks_off()
     said = "flat" if fit.ec50_um is None else f"EC50 {fit.ec50_um:.3g} {unit}"
-    axes.set_title(f"{name}: {said}", fontsize=8)
+    said += "\n(outside the doses: extrapolated)" if "extrapolated" in fit.note else ""
+    axes.set_title(f"{name}: {said}", fontsize=8, parse_math=False)  # a name with two $ is no formula
     axes.set_xlabel(f"dose ({unit}), 0: negative controls", fontsize=7)
     axes.set_ylabel("P(senescent)", fontsize=7)
     axes.tick_params(labelsize=7)

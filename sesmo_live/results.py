@@ -5,19 +5,21 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 from sqlalchemy import Connection, Engine, RowMapping
 
 from db import queries
 from db.queries import PlateRow, TreatmentRow
 from sesmo_live.answers import Answer as Answer
 from sesmo_live.answers import Row as Row
-from sesmo_live.answers import nearest
+from sesmo_live.answers import model_named, nearest
 from sesmo_live.errors import UnknownNameError
 from sesmo_live.history import HISTORY_COLUMNS as HISTORY_COLUMNS
 from sesmo_live.history import compound_history as compound_history
 from sesmo_live.reasons import group_reasons, not_counted
 from sesmo_live.records import WellScore
-from sesmo_live.screening.intervals import FieldSums, mean_interval
+from sesmo_live.screening.checks import or_none
+from sesmo_live.screening.intervals import mean_intervals
 from sesmo_live.wells import parse_well, well_position
 
 
@@ -47,10 +49,11 @@ def pick_model(
     """
     found = queries.plate_models(connection, plate.plate_id)
     if wanted is not None:
-        chosen = [model for model in found if model[1].startswith(wanted)]
-        if not chosen:
-            known = [model[1] for model in found]
-            raise UnknownNameError(f"no model {wanted!r} scored plate {plate.name}; {nearest(wanted, known, 'models')}")
+        names = [model[1] for model in found]
+        name = model_named(wanted, names)
+        if name is None:
+            raise UnknownNameError(f"no model {wanted!r} scored plate {plate.name}; {nearest(wanted, names, 'models')}")
+        chosen = [model for model in found if model[1] == name]
     else:
         chosen = found
     apart = not_counted(connection, plate)
@@ -92,9 +95,17 @@ def courses(
     """Return the scores of wells (all unless given) over their time points (all unless one is given)."""
     treated = treated_at(queries.treatments(connection, plate.plate_id, wells))
     rows = queries.well_scores(connection, plate.plate_id, model[0], wells, timepoint)
-    scores = [_well_score(plate, model[1], row, treated.get(row["well"])) for row in rows]
+    sums = np.array([[row[name] for name in SUMS] for row in rows], dtype=float).reshape(len(rows), len(SUMS))
+    limits = zip(*map(or_none, mean_intervals(sums)), strict=True)
+    scores = [
+        _well_score(plate, model[1], row, treated.get(row["well"]), found)
+        for row, found in zip(rows, limits, strict=True)
+    ]
     return sorted(scores, key=lambda score: (well_position(score.well), score.timepoint))
 
+
+SUMS = ("n_fields", "n_cells", "score_sum", "score_sum_sq", "field_ss", "field_sn", "field_nn")
+"""What `mean_intervals` takes of a well, in its order."""
 
 LOOK_BACK = 3
 """Last time points at which whole plates are looked up; the wells still missing are then looked up alone."""
@@ -137,9 +148,14 @@ def treated_at(treatments: list[TreatmentRow]) -> dict[str, datetime]:
     return moments
 
 
-def _well_score(plate: PlateRow, model_id: str, row: RowMapping, treated_at: datetime | None) -> WellScore:
-    names = ("n_fields", "n_cells", "score_sum", "score_sum_sq", "field_ss", "field_sn", "field_nn")
-    score, low, high = mean_interval(FieldSums(**{name: row[name] for name in names}))
+def _well_score(
+    plate: PlateRow,
+    model_id: str,
+    row: RowMapping,
+    treated_at: datetime | None,
+    limits: tuple[float | None, float | None, float | None],
+) -> WellScore:
+    score, low, high = limits
     by_file_time = row["n_file_times"] == row["n_images"]
     moment, hours = queries.hours_since(plate, treated_at, row["timepoint"], row["acquired_at"], by_file_time)
     return WellScore(

@@ -30,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a database of a plate with a compound whose name is a formula and markup."""
     path = tmp_path_factory.mktemp("export") / "s.db"
     engine = open_store(path)
-    hostile = "=cmd|'/c calc'<script>alert(1)</script>"
+    hostile = "=cmd|'/c calc'<script>alert(1)</script> $x_$ 日本"
     treatments = [replace(t, compound=hostile) if t.compound == "Compound E" else t for t in plate_map_96()]
     fields = image_wells(np.random.default_rng(1), planted_96(4), fields=2, well_noise=0.1)
     add_plate(engine, "P", WELLS_96, fields, treatments)
@@ -113,6 +113,7 @@ def test_the_report_is_one_file_with_figures_and_provenance(store: Path, tmp_pat
     assert not re.search(r'(?:src|href)="(?!data:)', text)
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+    assert text.index("cells_percent") < text.index("toxic") < text.index("Dose and response")
     for said in ("z_prime", "mine-1-aaaaaaaa", "00ff", "sesmo-live", "Compound A", "scored", "ec50"):
         assert said in text, said
 

@@ -24,7 +24,7 @@ PLATES = 200
 @pytest.mark.parametrize("n_fields", [2, 4, 9])
 @pytest.mark.parametrize(("cells", "unequal"), [(60, 0.4), (20, 0.7)])
 def test_intervals_of_200_plates_cover_the_planted_score(n_fields: int, cells: float, unequal: float) -> None:
-    """95 % intervals cover 93 to 97 % of the wells of 200 plates; up to 98 % where fields differ twofold in cells."""
+    """95 % intervals cover 93 to 97 % of the wells of 200 plates, also where fields differ twofold in cells."""
     rng = np.random.default_rng(n_fields)
     planted = np.repeat([0.05, 0.1, 0.3, 0.6], PLATES * 6)
     wells = image_wells(rng, planted[:, None], n_fields, cells, unequal)
@@ -33,7 +33,7 @@ def test_intervals_of_200_plates_cover_the_planted_score(n_fields: int, cells: f
     covered = ((limits[:, 0] <= truth) & (truth <= limits[:, 1])).reshape(4, -1).mean(axis=1)
     figure(f"{n_fields} fields of {cells:.0f} cells: {covered.mean():.1%} covered, {np.round(covered, 3)} by score")
     assert (covered > 0.93).all()
-    assert covered.mean() <= (0.97 if unequal < 0.5 else 0.98)
+    assert covered.mean() <= 0.97
 
 
 @pytest.mark.parametrize("n_fields", [2, 4, 9])

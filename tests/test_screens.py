@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from db.engine import open_reader
-from db.schema import FieldScore, Image, WellTreatment
+from db.schema import FieldScore, Image, Plate, WellTreatment
 from sesmo_live import comparison, compounds, export, history, screens
 from sesmo_live.errors import SesmoError, UsageError
 from sesmo_live.records import Treatment
@@ -23,6 +23,7 @@ from tests.figures import figure
 from tests.planted import Fields, image_wells
 from tests.stored import EC50_UM, START, WELLS_96, add_plate, add_scores, open_store, planted_96, plate_map_96
 
+DAY = timedelta(days=1)
 MODELS = ("mine-1-aaaaaaaa", "mine-2-bbbbbbbb")
 
 
@@ -141,6 +142,62 @@ def test_a_drug_that_kills_is_marked(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_killed_and_unseen_wells_and_missing_images_are_told_apart(tmp_path: Path) -> None:
+    """Cells are counted an image: one that is out is no death. Compounds without cells or images are not ranked."""
+    engine = open_store(tmp_path / "s.db")
+    fields = image_wells(np.random.default_rng(3), planted_96(4))
+    for number, well in enumerate(WELLS_96):
+        if well in ("H02", "H03", "G02"):  # both wells of Compound A at 30 µM, one of those at 10 µM
+            for array in (fields.cells, fields.scores, fields.senescent):
+                array[number] = 0
+    add_plate(engine, "P", WELLS_96, fields, plate_map_96())
+    with engine.begin() as connection:
+        out = update(Image).where(Image.well == "H08", Image.field > 0)
+        connection.execute(out.values(excluded="a hair"))
+        refused = update(Image).where(Image.well.in_(["H10", "H11"]), Image.timepoint == 4)
+        connection.execute(refused.values(state="refused", reason="empty"))
+    answer = compounds.hits(engine, ["P"])
+    found = {(row["compound"], row["dose"]): row for row in answer.rows}
+    assert len(found) == 39
+    where = "plate P, time point 4: not ranked, since no"
+    assert f"{where} cells are left to be scored (toxic?): Compound A 30 µM" in answer.notes
+    assert f"{where} image of its wells is scored: Compound E 30 µM" in answer.notes
+    assert found["Compound A", "10 µM"]["cells_percent"] == pytest.approx(50, abs=12)
+    assert found["Compound D", "30 µM"]["cells_percent"] == pytest.approx(100, abs=25)  # one well has one image of four
+    assert not found["Compound D", "30 µM"]["toxic"]
+    with pytest.raises(UsageError, match="named twice"):
+        compounds.hits(engine, ["P", "p"])
+    engine.dispose()
+
+
+def test_a_round_that_has_just_begun_is_not_taken_for_the_plate(tmp_path: Path, sesmo: Sesmo) -> None:
+    engine = open_store(tmp_path / "s.db")
+    add_plate(engine, "P", WELLS_96, image_wells(np.random.default_rng(3), planted_96(4)), plate_map_96())
+    with engine.begin() as connection:
+        late = update(Image).where(Image.timepoint == 4, Image.well > "A05")
+        connection.execute(late.values(state="pending", reason="not scored yet"))
+    note = "time point 4 is still being imaged (5 of 96 wells), so time point 3 is shown; see it all the same with"
+    hits = compounds.hits(engine, ["P"])
+    assert any(note in told for told in hits.notes)
+    assert hits.rows == compounds.hits(engine, ["P"], timepoint=3).rows
+    assert {row["timepoint"] for row in compounds.dose_responses(engine, "P").rows} == {3}
+    assert screens.load_screen(engine, "P").index(None) == 2
+    done = sesmo("plate", "P", "--statistics", "--db", tmp_path / "s.db")
+    assert "no effects of rows, columns and rim at time point 4: 4 wells have a score" in done.err
+    engine.dispose()
+
+
+def test_wells_that_lack_the_same_are_told_in_one_sentence(tmp_path: Path) -> None:
+    engine = open_store(tmp_path / "s.db")
+    add_plate(engine, "P", WELLS_96, image_wells(np.random.default_rng(3), planted_96(2)), plate_map_96())
+    told = [note for note in screens.plate_courses(engine, "P").notes if "slope" in note]
+    assert told == ["no slope or area of A01, A02, A03 and 93 more wells: there are 2 hours and at least 3 are needed"]
+    with engine.begin() as connection:  # a well beyond the declared plate
+        connection.execute(update(Plate).values(wells=6))
+    assert len(screens.plate_wells(engine, "P").rows) == 96
+    engine.dispose()
+
+
 def test_dose_responses_find_the_planted_ec50_and_call_the_idle_flat(store: tuple[Path, dict[str, Fields]]) -> None:
     engine = open_reader(store[0])
     answer = compounds.dose_responses(engine, "P1", model="mine-1")
@@ -164,17 +221,30 @@ def test_a_compound_is_found_by_name_alias_and_inchikey(store: tuple[Path, dict[
     assert tuple(named.rows[0]) == history.HISTORY_COLUMNS
     assert len(named.rows) == 2 * 16 * 6
     assert [row["dose"] for row in named.rows[:2]] == [0.01, 0.01]
-    for other in ("vendor-7", "ryyvlzvuvijvgh-uhfffaoysa-n"):
+    for other in ("vendor-7", "ryyvlzvuvijvgh-uhfffaoysa-n", " RYYVLZVUVIJVGH-UHFFFAOYSA-N"):
         assert history.compound_history(engine, other, model="mine-1").rows == named.rows
     with pytest.raises(UsageError, match="did you mean 'Compound B'"):
         history.compound_history(engine, "Compund B")
+
+
+def test_names_with_the_same_inchikey_are_one_substance(tmp_path: Path) -> None:
+    engine = open_store(tmp_path / "s.db")
+    caffeine, other = ("RYYVLZVUVIJVGH-UHFFFAOYSA-N",), ("ZFXYFBGIUFBOJW-UHFFFAOYSA-N", "xanthine")
+    for plate, name, aliases in (("P", "Guaranine", caffeine), ("Q", "Caffeine", caffeine), ("R", "Theo", other)):
+        fields = image_wells(np.random.default_rng(6), np.full((1, 1), 0.2))
+        add_plate(engine, plate, ["A01"], fields, [Treatment("A01", name, "treatment", 1.0, "µM", 1.0, None, aliases)])
+    for name in ("guaranine", "Caffeine", caffeine[0]):
+        found = history.compound_history(engine, name).rows
+        assert {(row["plate"], row["compound"]) for row in found} == {("P", "Guaranine"), ("Q", "Caffeine")}
+    assert {row["plate"] for row in history.compound_history(engine, "theo").rows} == {"R"}
+    engine.dispose()
 
 
 def test_scores_of_different_models_are_bridged_and_never_mixed(store: tuple[Path, dict[str, Fields]]) -> None:
     engine = open_reader(store[0])
     last = history.compound_history(engine, "Compound B")
     assert {(row["plate"], row["model"]) for row in last.rows} == {("P1", MODELS[1])}
-    assert any("1 plates that it did not score are left out" in note for note in last.notes)
+    assert any("1 plate that it did not score is left out" in note for note in last.notes)
     bridged = history.compound_history(engine, "Compound B", bridge=True)
     assert tuple(bridged.rows[0]) == history.BRIDGE_COLUMNS
     assert {(row["plate"], row["model"]) for row in bridged.rows} == {("P1", MODELS[1]), ("P2", MODELS[0])}
@@ -188,6 +258,28 @@ def test_scores_of_different_models_are_bridged_and_never_mixed(store: tuple[Pat
         assert first["percent_of_control"] == pytest.approx(expected)
     assert {row["percent_of_control"] for row in bridged.rows if row["timepoint"] == 1} == {None}
     assert f"model {MODELS[1]}: 1 of 1 plates bridged by their own control wells" in bridged.notes
+
+
+def test_the_latest_model_is_the_one_that_scored_last(tmp_path: Path) -> None:
+    """Everywhere, and not the one that was added last; a whole id is never taken for the beginning of another."""
+    engine = open_store(tmp_path / "s.db", ("m-1", "m-10"))
+    rng = np.random.default_rng(5)
+    plate = add_plate(engine, "P", WELLS_96, image_wells(rng, planted_96(3)), plate_map_96())
+    add_scores(engine, plate, image_wells(rng, planted_96(3)), 2)
+    with engine.begin() as connection:
+        connection.execute(update(FieldScore).where(FieldScore.model_id == 1).values(scored_at=START + DAY))
+    assert {row["model"] for row in screens.plate_wells(engine, "P").rows} == {"m-1"}
+    for bridge in (False, True):
+        assert {row["model"] for row in history.compound_history(engine, "Compound A", bridge=bridge).rows} == {"m-1"}
+    for ask in (screens.plate_wells, compounds.compound_curves, history.compound_history):
+        of = "P" if ask is screens.plate_wells else "Compound A"
+        assert {row["model"] for row in ask(engine, of, model="m-1").rows} == {"m-1"}
+        assert {row["model"] for row in ask(engine, of, model="m-10").rows} == {"m-10"}
+    for ask in (screens.plate_wells, history.compound_history):
+        with pytest.raises(UsageError, match="'m-' is the beginning of several models, m-1, m-10"):
+            ask(engine, "P" if ask is screens.plate_wells else "Compound A", model="m-")
+    assert comparison.compare(engine, "m-1", "m-10").rows
+    engine.dispose()
 
 
 def test_two_models_are_compared_well_by_well(store: tuple[Path, dict[str, Fields]]) -> None:
@@ -235,6 +327,15 @@ def test_constant_scores_and_wells_without_cells_never_become_numbers(tmp_path: 
     answer = screens.plate_wells(engine, "P")
     assert {(row["percent_of_control"], row["robust_z"], row["b_score"]) for row in answer.rows} == {(None, None, None)}
     assert any("do not vary" in note for note in answer.notes)
+    # Wells of 0.3 from other numbers of cells differ by rounding alone; nothing may be made of that either.
+    rounded = image_wells(np.random.default_rng(9), np.full((96, 2), 0.2), fields=2)
+    add_plate(engine, "Q", WELLS_96, replace(rounded, scores=0.3 * rounded.cells), plate_map_96())
+    assert len({row["score"] for row in screens.plate_wells(engine, "Q").rows}) > 1
+    for row in (*screens.plate_wells(engine, "Q").rows, *screens.plate_statistics(engine, "Q").rows):
+        names = ("percent_of_control", "robust_z", "b_score", "z_prime", "ssmd", "signal_window", "edge_p", "row_p")
+        assert {row.get(name) for name in names} == {None}
+    with pytest.raises(SesmoError, match="plate Q: the negative control wells all have the same score"):
+        compounds.hits(engine, ["Q"])
     with pytest.raises(SesmoError, match="plate P: the negative control wells all have the same score"):
         compounds.hits(engine, ["P"])
     with engine.begin() as connection:
@@ -275,7 +376,7 @@ def test_a_well_of_two_roles_and_wrong_words_are_one_sentence(tmp_path: Path, se
         )
         connection.execute(update(WellTreatment).where(WellTreatment.well == "A01").values(role="negative"))
     done = sesmo("compound", "Compound A", "--fit", *db)
-    assert "a dose of -1 µM is below zero" in done.err
+    assert "a dose of -1 is below zero" in done.err
     engine.dispose()
 
 
@@ -302,10 +403,9 @@ def test_all_statistics_of_a_384_well_plate_of_100_looks_take_two_seconds(tmp_pa
     read = time.process_time() - began
     began = time.process_time()
     said: dict[str, None] = {}
-    for well, timepoint in screen.sums:
-        export.intervals(screen, well, timepoint)
+    assert len(export.intervals(screen)) == 38_400
     for column in range(100):
-        screens._statistics_at(screen, column, said)
+        screens._statistics_at(screen, column)
         screens.beside_controls(screen, column)
     band = screens.band_of(screen)
     for place in range(384):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, Engine, RowMapping
 
-from db import queries, screening, shown
+from db import queries, shown
 from db.queries import PlateRow
 from db.schema import Image
 from sesmo_live import results, screens
@@ -13,8 +13,8 @@ from sesmo_live.errors import StatisticsError, UnknownNameError
 from sesmo_live.overview.views import Beside, CellView, ControlBand, Departure, FieldCells, FieldView, WellView
 from sesmo_live.reasons import without_paths
 from sesmo_live.records import WellScore
-from sesmo_live.screening import Band, control_band
-from sesmo_live.screens import Numbers, Screen
+from sesmo_live.screening import Band
+from sesmo_live.screens import Numbers
 from sesmo_live.wells import parse_well
 
 
@@ -82,7 +82,7 @@ def _among_controls(
         screen = screens.read_screen(connection, plate, model, (), only=[well])
     except StatisticsError as error:
         return (), None, (str(error),)
-    table, band, missing = _band_beside(connection, screen)
+    table, band, missing = screens.band_beside(connection, screen)
     hours = {score.timepoint: score.hours for score in scores}
     controls = _controls(table, band, screen.timepoints, hours)
     if not screen.wells:
@@ -90,24 +90,6 @@ def _among_controls(
     said: dict[str, None] = {missing: None} if missing else {}
     course = screens.course_of(screen, 0, band, said)
     return controls, Departure(**{name: course[name] for name in Departure.__dataclass_fields__}), tuple(said)
-
-
-def _band_beside(connection: Connection, screen: Screen) -> tuple[Numbers, Band | None, str]:
-    """Return the negative controls (wells × time points) and their band beside a screen read of some wells alone.
-
-    The numbers are those of `band_of` of the whole plate. Without a band the sentence says why.
-    """
-    plate, model = screen.plate.plate_id, screen.model[0]
-    place_of = {well: place for place, well in enumerate(w for w, role in screen.roles.items() if role == "negative")}
-    column_of = {timepoint: column for column, timepoint in enumerate(screen.timepoints)}
-    table = np.full((len(place_of), len(column_of)), np.nan)
-    for well, timepoint, mean in screening.mean_scores(connection, plate, model, list(place_of)):
-        table[place_of[well], column_of[timepoint]] = mean
-    treated = [well for well in screening.scored_wells(connection, plate, model) if well not in place_of]
-    try:
-        return table, control_band(table, len(treated), screens.PLANNED_LOOKS), ""
-    except StatisticsError as error:
-        return table, None, f"no onset: {error}"
 
 
 def _controls(

@@ -22,6 +22,7 @@ _NAMES = {
     "solvent": "solvent vehicle diluent",
     "treated_at": "treatedat treatmenttime treatmentstart timeoftreatment dosedat dosingtime",
     "alias": "broadsample broadid inchikey cas casnumber jcp2022 displayname",
+    "smiles": "smiles canonicalsmiles isomericsmiles",
     "plate": "plate platename plateid platebarcode assayplatebarcode barcode platemapname platemap",
 }
 FIELDS = {field: tuple(names.split()) for field, names in _NAMES.items()}

@@ -9,6 +9,7 @@ from sesmo_live.errors import PlateMapError, UsageError
 from sesmo_live.platemap.columns import Column, Columns, missing_column
 from sesmo_live.platemap.doses import NO_DOSE, Dose, is_missing, known_unit, parse_dose, shown, split_name_and_dose
 from sesmo_live.platemap.roles import RoleWord, is_blank_name, role_of_word
+from sesmo_live.platemap.structures import inchikey_of
 from sesmo_live.platemap.tables import Row, Table
 from sesmo_live.platemap.times import parse_treated_at
 from sesmo_live.wells import parse_well, row_letters
@@ -88,9 +89,11 @@ def _row_entries(row: Row, columns: Columns, timezone: str | None) -> Iterator[E
         word = role_of_word(role) if role else None
         treated_at = parse_treated_at(treated, timezone) if treated else None
         named = _row_compounds(row, columns)
+        smiles = cell(row, columns.get(("smiles", ""), []))[0]
+        key = inchikey_of(smiles) if smiles else ""
     except PlateMapError as error:
         raise PlateMapError(f"{row.place}, well {well}: {error}") from error
-    aliases = [cell(row, [column])[0] for column in columns.get(("alias", ""), [])]
+    aliases = [cell(row, [column])[0] for column in columns.get(("alias", ""), [])] + [key]
     for compound, dose in named:
         others = tuple(dict.fromkeys(alias for alias in aliases if alias and alias.casefold() != compound.casefold()))
         yield Entry(row.place, well, compound, dose, word, solvent, treated_at, others if len(named) == 1 else ())

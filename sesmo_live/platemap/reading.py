@@ -8,10 +8,11 @@ from pathlib import Path
 from sesmo_live.errors import PlateMapError
 from sesmo_live.platemap.columns import Columns, classify, find_columns, header_key, is_header
 from sesmo_live.platemap.controls import by_well, treatments
-from sesmo_live.platemap.entries import Entry, table_entries
+from sesmo_live.platemap.entries import Entry, cell, table_entries
 from sesmo_live.platemap.grid import grid_table
 from sesmo_live.platemap.incucyte import looks_like_xml, read_incucyte
 from sesmo_live.platemap.metadata import join_metadata
+from sesmo_live.platemap.structures import structure_notes
 from sesmo_live.platemap.tables import FindTable, Row, Table, decode, headed_table, read_file, text_table
 from sesmo_live.platemap.times import to_utc
 from sesmo_live.records import Treatment
@@ -62,13 +63,15 @@ def read_platemap(
         entries = table_entries(table, found, timezone)
         if not entries:
             raise PlateMapError("it names no wells below its header; export the plate map again")
+        smiles = [cell(row, found.get(("smiles", ""), []))[0] for row in table.rows]
+        told = structure_notes([text for text in smiles if text])
         made, notes = treatments(by_well(entries), negative, positive)
         _check_wells(entries, made, wells)
         when = None if treated_at is None else to_utc(treated_at, timezone)
     except PlateMapError as error:
         raise PlateMapError(f"{path.name}: {error}") from error
     made = [replace(treatment, treated_at=treatment.treated_at or when) for treatment in made]
-    return PlateMap(tuple(made), (*table.notes, *_column_notes(table, found), *notes, *_dose_notes(made)))
+    return PlateMap(tuple(made), (*table.notes, *_column_notes(table, found), *notes, *_dose_notes(made), *told))
 
 
 def read_barcodes(path: Path) -> dict[str, str]:

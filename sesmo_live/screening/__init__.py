@@ -16,7 +16,13 @@ from sesmo_live.screening.density import DensityAdjustment, density_adjusted
 from sesmo_live.screening.doses import DoseResponse, fit_dose_response
 from sesmo_live.screening.effects import PlateEffects, Polish, b_scores, median_polish, plate_effects
 from sesmo_live.screening.hits import Effect, effect_against, false_discovery, over_plates
-from sesmo_live.screening.intervals import FieldSums, fraction_interval, mean_interval
+from sesmo_live.screening.intervals import (
+    FieldSums,
+    fraction_interval,
+    fraction_intervals,
+    mean_interval,
+    mean_intervals,
+)
 
 __all__ = [
     "Band",
@@ -38,7 +44,9 @@ __all__ = [
     "false_discovery",
     "fit_dose_response",
     "fraction_interval",
+    "fraction_intervals",
     "mean_interval",
+    "mean_intervals",
     "median_polish",
     "onset",
     "over_plates",

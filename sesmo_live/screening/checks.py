@@ -15,7 +15,7 @@ NORMAL_MAD = 1.4826
 
 
 def numbers(values: ArrayLike, what: str, at_least: int = 1) -> Numbers:
-    """Return values as a float64 vector; raise StatisticsError for too few, for text, and for NaN or infinity.
+    """Return values as a `settled` float64 vector; raise StatisticsError for too few, text, NaN and infinity.
 
     `what` names them in the message, in the plural: `negative control wells`.
     """
@@ -30,13 +30,38 @@ def numbers(values: ArrayLike, what: str, at_least: int = 1) -> Numbers:
         )
     if len(found) < at_least:
         raise StatisticsError(f"there are {len(found)} {what} and at least {at_least} are needed")
-    return found
+    return settled(found)
+
+
+def or_none(values: Numbers) -> list[float | None]:
+    """Return numbers as they are told, None in place of NaN."""
+    return [None if value != value else value for value in values.tolist()]
+
+
+ROUNDING = 1e-12
+"""Share of the size of numbers below which they differ by the rounding of sums alone."""
+
+
+def settled(values: Numbers) -> Numbers:
+    """Return numbers that differ only by the rounding of sums as one and the same number, others as they are.
+
+    A model that gives every cell 0.3 gives wells of 0.3 and 0.29999999999999993, between which there is no spread.
+    """
+    known = values[np.isfinite(values)]
+    if len(known) and np.ptp(known) <= ROUNDING * float(np.abs(known).max()):
+        return np.where(np.isfinite(values), float(np.median(known)), values)
+    return values
 
 
 def same_length(first: Numbers, second: Numbers, names: str) -> None:
     """Raise StatisticsError unless both have as many numbers; `names` says what they are: `doses and responses`."""
     if len(first) != len(second):
         raise StatisticsError(f"there are {len(first)} and {len(second)} {names}; give one of each for each well")
+
+
+def spread_sd(values: Numbers) -> float:
+    """Return the sample standard deviation; 0 for equal numbers, whose mean may be off by rounding."""
+    return float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
 
 
 def spread_mad(values: Numbers) -> float:

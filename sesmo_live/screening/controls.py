@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sesmo_live.errors import StatisticsError
-from sesmo_live.screening.checks import Numbers, numbers, spread_mad
+from sesmo_live.screening.checks import ROUNDING, Numbers, numbers, spread_mad, spread_sd
 
 FEWEST_CONTROLS = 2
 """Wells of each control below which there is no standard deviation."""
@@ -27,7 +27,7 @@ def _pair(negative: ArrayLike, positive: ArrayLike) -> tuple[Numbers, Numbers]:
 
 
 def _apart(low: float, high: float, what: str = "mean") -> float:
-    if low == high:
+    if abs(high - low) <= ROUNDING * max(abs(low), abs(high)):
         raise StatisticsError(
             f"negative and positive controls have the same {what} score ({low:g}), so nothing lies between them; "
             "check which wells are controls"
@@ -53,7 +53,7 @@ def z_prime(negative: ArrayLike, positive: ArrayLike) -> float:
     """
     low, high = _pair(negative, positive)
     apart = abs(_apart(float(low.mean()), float(high.mean())))
-    return 1 - 3 * _not_constant(float(low.std(ddof=1) + high.std(ddof=1))) / apart
+    return 1 - 3 * _not_constant(spread_sd(low) + spread_sd(high)) / apart
 
 
 def robust_z_prime(negative: ArrayLike, positive: ArrayLike) -> float:
@@ -73,7 +73,7 @@ def ssmd(negative: ArrayLike, positive: ArrayLike) -> float:
     strong, above 5 very strong), its sign the direction. Raises as `z_prime`.
     """
     low, high = _pair(negative, positive)
-    spread = _not_constant(float(np.hypot(low.std(ddof=1), high.std(ddof=1))))
+    spread = _not_constant(float(np.hypot(spread_sd(low), spread_sd(high))))
     return _apart(float(low.mean()), float(high.mean())) / spread
 
 
@@ -85,7 +85,7 @@ def signal_window(negative: ArrayLike, positive: ArrayLike) -> float:
     """
     low, high = _pair(negative, positive)
     apart = _apart(float(low.mean()), float(high.mean()))
-    below, above = float(low.std(ddof=1)), float(high.std(ddof=1))
+    below, above = spread_sd(low), spread_sd(high)
     return (abs(apart) - 3 * (below + above)) / _not_constant(above if apart > 0 else below)
 
 
@@ -96,7 +96,7 @@ def controls_apart(negative: ArrayLike, positive: ArrayLike) -> float:
     denominator is this difference: while the positive control has not acted yet it would be noise over noise.
     """
     low, high = _pair(negative, positive)
-    error = float(np.sqrt(low.var(ddof=1) / len(low) + high.var(ddof=1) / len(high)))
+    error = float(np.sqrt(spread_sd(low) ** 2 / len(low) + spread_sd(high) ** 2 / len(high)))
     found = abs(_apart(float(low.mean()), float(high.mean()))) / _not_constant(error)
     if found < FEWEST_ERRORS:
         raise StatisticsError(
@@ -183,4 +183,4 @@ def _mean(values: Numbers) -> float | None:
 
 
 def _deviation(values: Numbers) -> float | None:
-    return float(values.std(ddof=1)) if len(values) >= FEWEST_CONTROLS else None
+    return spread_sd(values) if len(values) >= FEWEST_CONTROLS else None

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sesmo_live.errors import StatisticsError
-from sesmo_live.screening.checks import Numbers, numbers, same_length
+from sesmo_live.screening.checks import ROUNDING, Numbers, numbers, same_length
 
 FEWEST_CONTROLS = 4
 """Negative control wells below which a band would be too wide to leave."""
@@ -103,6 +103,7 @@ def control_band(negative: ArrayLike, wells: int, looks: int = 100) -> Band:
     weight = np.where(known, counts - 1, 0)
     pooled = _trailing(variance * weight) / np.maximum(1, _trailing(weight.astype(np.float64)))
     spread = np.sqrt(np.maximum(variance, pooled))
+    spread[spread <= ROUNDING * np.abs(np.nan_to_num(mean))] = 0.0
     if known.any() and not spread[known].any():
         raise StatisticsError("the negative control wells all have the same scores, so their band has no width")
     limit = band_limit(int(counts[known].min()), wells, max(looks, table.shape[1]))
@@ -145,7 +146,7 @@ def slope(hours: ArrayLike, scores: ArrayLike, level: float = 0.95) -> tuple[flo
     same_length(times, values, "hours and scores")
     around = times - times.mean()
     squares = float((around**2).sum())
-    if squares == 0:
+    if np.ptp(times) == 0:
         raise StatisticsError("all looks are at one time, so there is no slope")
     found = float((around * values).sum() / squares)
     rest = values - values.mean() - found * around

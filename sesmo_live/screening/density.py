@@ -44,7 +44,7 @@ def density_adjusted(
         raise StatisticsError("a well without cells has no score to adjust; leave it out")
     x = np.log2(low_cells)
     around = x - x.mean()
-    if float((around**2).sum()) == 0:
+    if np.ptp(low_cells) == 0:
         raise StatisticsError("the negative control wells all have the same number of cells: no density to adjust for")
     slope = float((around * low).sum() / (around**2).sum())
     adjusted = scores_ - slope * (np.log2(cells_) - x.mean())

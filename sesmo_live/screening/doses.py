@@ -99,7 +99,7 @@ def _checked(
     doses, values = numbers(dose_um, "doses", 0), numbers(response, "responses", 0)
     same_length(doses, values, "doses and responses")
     if (doses < 0).any():
-        raise StatisticsError(f"a dose of {doses.min():g} µM is below zero; mend the plate map and import it again")
+        raise StatisticsError(f"a dose of {doses.min():g} is below zero; mend the plate map and import it again")
     different = len(np.unique(doses))
     if different < FEWEST_DOSES:
         raise StatisticsError(

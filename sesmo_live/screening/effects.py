@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sesmo_live.errors import StatisticsError
-from sesmo_live.screening.checks import Numbers, spread_mad
+from sesmo_live.screening.checks import ROUNDING, Numbers, settled, spread_mad
 
 FEWEST_ROWS = 2
 FEWEST_WELLS = 6
@@ -53,7 +53,7 @@ def _table(plate: ArrayLike) -> Numbers:
             f"{np.count_nonzero(np.isfinite(table))} wells have a score and {FEWEST_WELLS} are needed to tell "
             "rows and columns from wells"
         )
-    return table
+    return settled(table)
 
 
 def _medians(table: Numbers, axis: int) -> Numbers:
@@ -102,7 +102,7 @@ def b_scores(plate: ArrayLike) -> Numbers:
     """
     residuals = median_polish(plate).residuals
     spread = spread_mad(residuals[np.isfinite(residuals)])
-    if spread == 0:
+    if spread <= ROUNDING * float(np.nanmax(np.abs(plate))):
         raise StatisticsError("the wells do not vary once rows and columns are taken out, so there is no B score")
     return residuals / spread
 
@@ -114,6 +114,8 @@ def plate_effects(plate: ArrayLike) -> PlateEffects:
     Biometrika 34:28 (1947). Raises StatisticsError as `median_polish`.
     """
     table = _table(plate)
+    if np.nanmax(table) == np.nanmin(table):
+        raise StatisticsError("all wells have the same score, so there are no effects to look for")
     polish = median_polish(table)
     edge, edge_p = _edge(table)
     return PlateEffects(polish.rows, polish.columns, _f_test(table), _f_test(table.T), edge, edge_p)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sesmo_live.errors import StatisticsError
-from sesmo_live.screening.checks import Numbers, numbers
+from sesmo_live.screening.checks import Numbers, numbers, spread_sd
 
 FEWEST_NEGATIVES = 3
 """Negative control wells below which their standard deviation is too loose for a test."""
@@ -41,7 +41,7 @@ def effect_against(values: ArrayLike, negative: ArrayLike, level: float = 0.95) 
 
     wells = numbers(values, "wells of the compound")
     low = numbers(negative, "negative control wells", FEWEST_NEGATIVES)
-    spread = float(low.std(ddof=1))
+    spread = spread_sd(low)
     if spread == 0:
         raise StatisticsError("the negative control wells all have the same score, so nothing can be tested on them")
     difference = float(wells.mean() - low.mean())

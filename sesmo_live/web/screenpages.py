@@ -55,7 +55,7 @@ def _panel(found: Plated, timepoint: int | None) -> dict[str, Any]:
         "flags": {item.row["well"]: views.left_text(item.row) for item in every},
         "course": screencharts.quality_svg(found.statistics, timepoint),
         "verdict": views.verdict(rows[-1]["z_prime"]) if rows else "",
-        "why": [note for note in found.notes if note.startswith("no Z′")],
+        "why": [note for note in found.notes if note.startswith("not all of Z′")],
     }
 
 
