@@ -137,6 +137,8 @@ def wells_beside(
             screen = read_screen(connection, plate, model, (), stop)
         except StatisticsError as error:
             return {}, (str(error),)
+        if not screen.wells:
+            continue
         values, notes = beside_controls(screen, 0)
         said += [(stop, note) for note in notes]
         covered = screening.coverage(connection, plate.plate_id, model[0], stop)

@@ -253,7 +253,10 @@ def test_the_slider_replays_the_run(base: str, opened: Opener) -> None:
     page.get_by_text("Cells", exact=True).click()
     until(page, "document.querySelector('#well-A04 text.value').textContent === '24'")
     assert "cells" in (page.locator("#legend").text_content() or "")
-    assert page.get_by_label("% of control").is_disabled()
+    page.get_by_text("% of control", exact=True).click()
+    until(
+        page, "document.querySelector('#readout').textContent.startsWith('No percent of control: there are 1 positive')"
+    )
 
 
 def test_a_well_is_opened_and_its_fields_are_seen(base: str, opened: Opener) -> None:

@@ -77,7 +77,8 @@ def test_a_plate_without_a_score_can_be_coloured_by_anything_that_there_is(tmp_p
     upgrade(db)
     add_plate(db, "EMPTY", times=0)
     with server(db) as base:
-        for show in ("score", "cells", "focus", "age"):
+        for show in ("score", "cells", "percent", "z", "focus", "age"):
             assert httpx.get(f"{base}/plates/EMPTY?show={show}").status_code == 200, show
-        refused = httpx.get(f"{base}/plates/EMPTY?show=percent")
-        assert (refused.status_code, "not available yet" in refused.text) == (404, True)
+        refused = httpx.get(f"{base}/plates/EMPTY?show=taste")
+        assert (refused.status_code, "cannot be coloured by" in refused.text) == (404, True)
+        assert "is scored yet" in httpx.get(f"{base}/plates/EMPTY/parts/panel").text

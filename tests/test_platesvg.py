@@ -132,7 +132,7 @@ def test_names_are_words_whatever_they_hold() -> None:
     mark = WellMark("A01", 0.5, HOSTILE, f"/{HOSTILE}", role=HOSTILE, caption=(HOSTILE, HOSTILE))
     svg = drawn(24, {"A01": mark}, HOSTILE)
     kinds = {item.tag.split("}")[-1] for item in svg.iter()}
-    assert kinds <= {"svg", "defs", "pattern", "rect", "text", "circle", "a"}
+    assert kinds <= {"svg", "defs", "pattern", "rect", "text", "circle", "a", "symbol", "path"}
     assert svg.findtext(".//*[@class='name']") == HOSTILE
     assert HOSTILE in svg.get("aria-label", "")
 

@@ -13,7 +13,7 @@ import pytest
 
 from db.engine import open_reader
 from sesmo_live import overview, results
-from sesmo_live.results import PLATE_COLUMNS
+from sesmo_live.screens import WELL_COLUMNS
 from tests.cli import Sesmo, runner
 from tests.web import FORMULA, NASTY, PLATE, TOKEN, Live, live, plate_db, reading, scored_plate
 
@@ -36,9 +36,10 @@ def server(plate_db: Path) -> Iterator[Live]:
 
 def test_numbers_shown_are_those_of_the_command_line(reading: Live, scored_plate: Path, sesmo: Sesmo) -> None:
     db = ("--db", scored_plate / "s.db", "--format", "json")
-    shown = json.loads(sesmo("plate", PLATE, *db).out)  # the command line adds where each well stands
-    wells = [{name: row[name] for name in PLATE_COLUMNS} for row in shown]
-    assert reading.get(f"/api/v1/plates/{NAME}/wells").json["rows"] == wells
+    shown = json.loads(sesmo("plate", PLATE, *db).out)
+    told = reading.get(f"/api/v1/plates/{NAME}/wells").json["rows"]
+    assert [dict(sorted(row.items())) for row in told] == [dict(sorted(row.items())) for row in shown]
+    wells = [{name: row[name] for name in WELL_COLUMNS} for row in shown]
     course = json.loads(sesmo("timecourse", "--plate", PLATE, "--well", "b1", *db).out)
     told = reading.get(f"/api/v1/plates/{NAME}/wells/b1/timecourse").json["rows"]
     assert [row["score"] for row in told] == [row["score"] for row in course]

@@ -24,7 +24,7 @@ from tests.web import PLATE, TOKEN, scored_plate
 __all__ = ["scored_plate"]
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-KNOWN = {"name": PLATE, "well": "B01", "image_id": 3, "idx": 0, "incident_id": 1}
+KNOWN = {"name": PLATE, "well": "B01", "image_id": 3, "idx": 0, "incident_id": 1, "suffix": "csv"}
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 

@@ -1,5 +1,6 @@
 """What the page and the API show: the numbers of `results`, laid out for a screen, as frozen nouns."""
 
+from sesmo_live.overview.plated import Left, Plated, newest_curves, plated
 from sesmo_live.overview.plates import incident, incidents, plate_map, plates
 from sesmo_live.overview.run import run_status
 from sesmo_live.overview.views import (
@@ -33,8 +34,10 @@ __all__ = [
     "FolderView",
     "IncidentView",
     "LastImage",
+    "Left",
     "PlateMap",
     "PlateSummary",
+    "Plated",
     "RunStatus",
     "TimePoint",
     "WellOnMap",
@@ -44,7 +47,9 @@ __all__ = [
     "fields_of",
     "incident",
     "incidents",
+    "newest_curves",
     "plate_map",
+    "plated",
     "plates",
     "run_status",
     "well_beside",

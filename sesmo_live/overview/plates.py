@@ -132,6 +132,7 @@ def plate_map(
     moments = [score.acquired_at for score in scores.values() if score.acquired_at]
     now = utc_now() if timepoint is None else max(moments, default=utc_now())
     alarms = _alarms(about)
+    late = _late(scores, unfit) if timepoint is None else set(wells)
     return PlateMap(
         name=found.name,
         run=found.run,
@@ -152,7 +153,7 @@ def plate_map(
                 taken_out.get(well, 0),
                 sharp,
                 now,
-                alarms,
+                alarms if well in late else tuple(flag for flag in alarms if flag != "stalled"),
                 beside,
             )
             for well in wells
@@ -225,6 +226,22 @@ def _alarms(about: Iterable[IncidentView]) -> tuple[str, ...]:
     """Return the flags that all wells of a plate carry because of its open incidents."""
     flags = {"stalled" if incident.kind == "stalled" else "alarm" for incident in about}
     return tuple(sorted(flags))
+
+
+def _late(scores: Mapping[str, WellScore], unfit: Mapping[str, list[RowMapping]]) -> set[str]:
+    """Return the wells whose image is overdue when a plate has stalled: those that the last round did not reach.
+
+    They were imaged in the round before it; when none is left, the next round is overdue, and all wells of the last.
+    """
+    seen: dict[str, int] = {well: score.timepoint for well, score in scores.items()}
+    for well, images in unfit.items():
+        for image in images:
+            if image["timepoint"] is not None:
+                seen[well] = max(image["timepoint"], seen.get(well, image["timepoint"]))
+    last = max(seen.values(), default=0)
+    rounds = sorted(set(seen.values()))
+    before = {well for well, at in seen.items() if len(rounds) > 1 and at == rounds[-2] == last - 1}
+    return before or {well for well, at in seen.items() if at == last}
 
 
 def _well_on_map(

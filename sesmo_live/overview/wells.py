@@ -14,6 +14,7 @@ from sesmo_live.overview.views import Beside, CellView, ControlBand, Departure, 
 from sesmo_live.reasons import without_paths
 from sesmo_live.records import WellScore
 from sesmo_live.screening import Band
+from sesmo_live.screens import Numbers
 from sesmo_live.wells import parse_well
 
 
@@ -92,7 +93,7 @@ def _among_controls(
 
 
 def _controls(
-    table: screens.Numbers, band: Band | None, timepoints: Sequence[int], hours: Mapping[int, float | None]
+    table: Numbers, band: Band | None, timepoints: Sequence[int], hours: Mapping[int, float | None]
 ) -> tuple[ControlBand, ...]:
     """Return mean, standard deviation and band of the negative control wells at each time point that has any."""
     found = []

@@ -1,6 +1,6 @@
 """Where the API keeps what belongs to an image; the pages name these addresses and nothing else of it."""
 
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from sesmo_live.overview import CellView, FieldCells, FieldView, IncidentView
 
@@ -33,6 +33,17 @@ def exclusion(field: FieldView) -> str:
 def acknowledgement(incident: IncidentView) -> str:
     """Return the address at which an incident is noted as seen."""
     return f"{API}/incidents/{incident.incident_id}/acknowledgement"
+
+
+def export(plate: str, suffix: str, run: str, model: str | None) -> str:
+    """Return the address of a plate as a file to keep."""
+    given = {"run": run, **({"model": model} if model else {})}
+    return f"{API}/plates/{quote(plate, safe='')}/export.{suffix}?{urlencode(given)}"
+
+
+def platemap(plate: str) -> str:
+    """Return the address to which a plate's map is sent."""
+    return f"{API}/plates/{quote(plate, safe='')}/platemap"
 
 
 def _query(model: str, **more: str) -> str:

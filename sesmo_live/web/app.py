@@ -8,12 +8,13 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from db.engine import open_reader
-from sesmo_live.web import api, events, health, pages, pictures, screening, writes
+from sesmo_live.web import api, events, health, pages, pictures, screening, screenpages, writes
 from sesmo_live.web.events import Changes
 from sesmo_live.web.explaining import Explainer
 from sesmo_live.web.guard import Guard
 from sesmo_live.web.once import Once
 from sesmo_live.web.problems import tell_problems
+from sesmo_live.web.seldom import Seldom
 
 BUSY_S = 2.0
 """Seconds that a question waits for a database that another program holds; then its asker is told so."""
@@ -35,7 +36,8 @@ def create_app(
     addressed; `0.0.0.0` or `::` among them stands for any address. `models` are folders of models besides those that
     can be named. `closing` says that the server is about to end, so that streams end first.
 
-    `app.state` holds `engine` (for reading), `url`, `changes` and `explainer`. Raises UsageError without a database.
+    `app.state` holds `engine` (for reading), `url`, `changes`, `seldom` and `explainer`. Raises UsageError without a
+    database.
     """
     engine = open_reader(url, busy_s=BUSY_S)
     changes = Changes(engine, url)
@@ -55,9 +57,10 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.engine, app.state.url, app.state.changes = engine, url, changes
+    app.state.seldom = Seldom()
     app.state.explainer = Explainer(engine, url, models, closing=closing)
     tell_problems(app)
-    for part in (writes, pictures, events, screening, api, health, pages):
+    for part in (writes, pictures, events, screening, api, health, screenpages, pages):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(Once, changes=changes)

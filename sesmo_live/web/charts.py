@@ -18,19 +18,24 @@ MOST_LINES = 40
 
 
 def course_chart(view: WellView) -> Chart:
-    """Return a well's scores over time with their 95 % band, and mean ± SD of the negative controls behind them."""
+    """Return a well's scores over time with their 95 % band, the band that it has to leave, and when it did.
+
+    Where there are too few negative controls for a band, theirs is mean ± SD.
+    """
     lines = []
     controls = [band for band in view.controls if band.hours is not None]
     if controls:
+        whole = all(band.half_width is not None for band in controls)
+        widths = [(band.half_width if whole else band.sd) or 0.0 for band in controls]
         lines.append(
             {
-                "label": "negative controls ± SD",
+                "label": "negative controls, the band to leave" if whole else "negative controls ± SD",
                 "tone": "soft",
                 "dash": True,
                 "x": [band.hours for band in controls],
                 "y": [band.mean for band in controls],
-                "low": [band.mean - (band.sd or 0.0) for band in controls],
-                "high": [band.mean + (band.sd or 0.0) for band in controls],
+                "low": [band.mean - width for band, width in zip(controls, widths, strict=True)],
+                "high": [band.mean + width for band, width in zip(controls, widths, strict=True)],
             }
         )
     scores = [score for score in view.scores if score.hours is not None and score.score is not None]
@@ -45,7 +50,9 @@ def course_chart(view: WellView) -> Chart:
                 "high": [score.ci_high for score in scores],
             }
         )
-    return {"x": {"label": HOURS}, "y": SCORE_AXIS, "lines": lines}
+    left = view.departure.onset_hours if view.departure else None
+    marks = [] if left is None else [{"x": left, "label": f"⚑ left at {left:.1f} h"}]
+    return {"x": {"label": HOURS}, "y": SCORE_AXIS, "lines": lines, "marks": marks}
 
 
 def doses(rows: Iterable[Row]) -> tuple[str, str]:

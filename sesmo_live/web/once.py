@@ -15,8 +15,8 @@ MOST_ANSWERS = 128
 MOST_BYTES = 2**20
 """Longest answer that is kept."""
 _NOT_KEPT = ("/api/v1/events", "/metrics", "/health", "/static")
-_FILES = (".png", ".xlsx", ".parquet")
-"""Pictures do not change, and browsers keep them; a table to keep is made anew."""
+_APART = (".png", ".xlsx", ".parquet", "/parts/panel", "/parts/curves", "/parts/ec50")
+"""Pictures do not change, and browsers keep them; files are made anew; costly parts are kept by `seldom.py`."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Once:
             if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 self._changes.bump()
             return
-        if scope["path"].startswith(_NOT_KEPT) or scope["path"].endswith(_FILES):
+        if scope["path"].startswith(_NOT_KEPT) or scope["path"].endswith(_APART):
             await self._app(scope, receive, send)
             return
         for message in await self._answer(scope, receive):

@@ -30,7 +30,8 @@ Number = Annotated[
 ]
 """A whole number; an empty field of a form is none."""
 
-Text = Annotated[str | None, BeforeValidator(lambda value: value or None), Query(max_length=300)]
+Text = Annotated[Annotated[str, Field(max_length=300)] | None, BeforeValidator(lambda value: value or None), Query()]
+"""Words; an empty field of a form is none."""
 
 TITLES = {404: "There is nothing here", 422: "This address does not work", 503: "The database does not answer"}
 
@@ -52,7 +53,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters["utc"] = _utc
+TEMPLATES.filters |= {"utc": _utc, "sentence": views.sentence}
 TEMPLATES.globals |= {
     "link": views.link,
     "query": _query,
@@ -63,10 +64,13 @@ TEMPLATES.globals |= {
     "tally": tally_svg,
     "address": addresses,
     "span": span,
+    "since": views.since_text,
+    "band_text": views.band_text,
 }
 
 
-def _render(template: str, **context: Any) -> HTMLResponse:
+def render(template: str, **context: Any) -> HTMLResponse:
+    """Return a page, or a part of one."""
     context.setdefault("version", "")
     return HTMLResponse(TEMPLATES.get_template(template).render(context), headers={"cache-control": "no-store"})
 
@@ -74,7 +78,7 @@ def _render(template: str, **context: Any) -> HTMLResponse:
 def error_page(status: int, sentence: str) -> HTMLResponse:
     """Return a page that says in one sentence what is wrong."""
     title = TITLES.get(status, "This did not work")
-    page = _render("error.html", here="", status=status, title=title, sentence=sentence)
+    page = render("error.html", here="", status=status, title=title, sentence=sentence)
     page.status_code = status
     return page
 
@@ -113,13 +117,13 @@ def _engine(request: Request) -> Engine:
 @router.get("/")
 def plates_page(request: Request) -> HTMLResponse:
     """Show all plates, the latest imaged first."""
-    return _render("plates.html", version=request.app.state.changes.version, here="plates", **_plates(request))
+    return render("plates.html", version=request.app.state.changes.version, here="plates", **_plates(request))
 
 
 @router.get("/parts/plates")
 def plates_part(request: Request) -> HTMLResponse:
     """Return the list of plates alone."""
-    return _render("_plates.html", **_plates(request))
+    return render("_plates.html", **_plates(request))
 
 
 def _plates(request: Request) -> dict[str, Any]:
@@ -132,14 +136,14 @@ def plate_part(
 ) -> HTMLResponse:
     """Return the map, and beside it what else changes with it."""
     answer = overview.plate_map(_engine(request), name, run=run, model=model, timepoint=timepoint)
-    return _render("_live.html", **_plate(_engine(request), answer, show, model))
+    return render("_live.html", **_plate(_engine(request), answer, show, model))
 
 
 @router.get("/plates/{name:path}/parts/unscored")
 def unscored_part(request: Request, name: str, run: Text = None) -> HTMLResponse:
     """Return why images of a plate have no score."""
     reasons, images = views.unscored(_engine(request), name, run)
-    return _render("_unscored.html", plate=name, run=run, reasons=reasons, unscored=images)
+    return render("_unscored.html", plate=name, run=run, reasons=reasons, unscored=images)
 
 
 @router.get("/plates/{name:path}/parts/table")
@@ -149,15 +153,13 @@ def table_part(
     """Return the wells as a table."""
     answer = overview.plate_map(_engine(request), name, run=run, model=model, timepoint=timepoint)
     wells = [well for well in answer.wells if views.was_imaged(well)]
-    return _render("_table.html", plate=answer, wells=sorted(wells, key=lambda well: well_position(well.well)))
+    return render("_table.html", plate=answer, wells=sorted(wells, key=lambda well: well_position(well.well)))
 
 
 def _plate(engine: Engine, answer: PlateMap, key: str | None, model: str | None) -> dict[str, Any]:
     show = views.SHOWS.get(key or "score")
     if show is None:
         raise UnknownNameError(f"a plate cannot be coloured by {key!r}; choose one of {', '.join(views.SHOWS)}")
-    if show.missing:
-        raise UnknownNameError(f"a plate cannot be coloured by {key} yet: {show.missing}")
     scale, divisor = views.scale_of(show, answer.wells)
     query = _query(run=answer.run if len(answer.runs) > 1 else None, model=model, timepoint=answer.timepoint)
     marks = views.marks_of(answer, show, scale, divisor, query)
@@ -169,10 +171,9 @@ def _plate(engine: Engine, answer: PlateMap, key: str | None, model: str | None)
         "legend": legend_svg(scale),
         "svg": plate_svg(answer.name, answer.plate_wells, marks, scale),
         "kinds": views.kinds_of(marks.values()),
-        "rest": views.rest_text(answer.wells),
+        "rest": views.rest_text(answer.wells, show, answer.notes),
         "times": [{"timepoint": point.timepoint, "label": views.time_label(point)} for point in answer.timepoints],
         "standing": views.standing(engine, answer.name, answer.run),
-        "controls": views.control_ranges(answer.wells),
         "top": views.highest(answer.wells),
     }
 
@@ -185,7 +186,7 @@ def well_page(
     view = overview.well_view(_engine(request), name, well, run=run, model=model, timepoint=timepoint)
     before, after = views.neighbours(views.imaged_wells(_engine(request), view.plate, view.run), view.well)
     context = {**_course(view), **_fields(view, timepoint)}
-    return _render(
+    return render(
         "well.html",
         version=request.app.state.changes.version,
         here="plates",
@@ -199,7 +200,7 @@ def well_page(
 @router.get("/plates/{name:path}/wells/{well}/parts/course")
 def course_part(request: Request, name: str, well: str, run: Text = None, model: Text = None) -> HTMLResponse:
     """Return a well's time course alone."""
-    return _render("_course.html", **_course(overview.well_view(_engine(request), name, well, run=run, model=model)))
+    return render("_course.html", **_course(overview.well_view(_engine(request), name, well, run=run, model=model)))
 
 
 @router.get("/plates/{name:path}/wells/{well}/parts/fields")
@@ -208,7 +209,7 @@ def fields_part(
 ) -> HTMLResponse:
     """Return a well's images at a time point."""
     view = overview.well_view(_engine(request), name, well, run=run, model=model, timepoint=timepoint)
-    return _render("_fields.html", **_fields(view, timepoint))
+    return render("_fields.html", **_fields(view, timepoint))
 
 
 @router.get("/plates/{name:path}/wells/{well}/parts/cells")
@@ -220,7 +221,7 @@ def cells_part(
     view = overview.well_view(engine, name, well, run=run, model=model, timepoint=timepoint)
     fields = [overview.field_cells(engine, field.image_id, view.model) for field in overview.counted(view)]
     total, cells = views.spread(fields)
-    return _render("_cells.html", total=total, cells=cells)
+    return render("_cells.html", total=total, cells=cells)
 
 
 def _course(view: WellView) -> dict[str, Any]:
@@ -243,7 +244,7 @@ def plate_page(
     stops = [point.timepoint for point in answer.timepoints]
     position = len(stops) if timepoint is None else stops.index(timepoint) if timepoint in stops else len(stops)
     context = _plate(_engine(request), answer, show, model)
-    return _render(
+    return render(
         "plate.html",
         version=request.app.state.changes.version,
         here="plates",
@@ -262,22 +263,22 @@ def find_compound(name: Text = None) -> Response:
 
 
 @router.get("/parts/compounds")
-def compounds_part(request: Request) -> HTMLResponse:
-    """Return the names for the search box."""
-    names = views.compound_names(_engine(request))
+def compounds_part(request: Request, name: Text = None) -> HTMLResponse:
+    """Return names for the search box."""
+    names = views.compound_names(_engine(request), name or "")
     return HTMLResponse(Markup("").join(Markup('<option value="{}"></option>').format(name) for name in names))
 
 
 @router.get("/compounds/{name:path}/parts/history")
 def history_part(request: Request, name: str, model: Text = None) -> HTMLResponse:
     """Return the history alone."""
-    return _render("_history.html", **_history(_engine(request), name, model))
+    return render("_history.html", **_history(_engine(request), name, model))
 
 
 @router.get("/compounds/{name:path}")
 def compound_page(request: Request, name: str, model: Text = None) -> HTMLResponse:
     """Show the history of a compound over all plates."""
-    return _render(
+    return render(
         "compound.html",
         version=request.app.state.changes.version,
         here="compounds",
@@ -290,26 +291,41 @@ def _history(engine: Engine, name: str, model: str | None) -> dict[str, Any]:
     wells = charts.last_rows(answer.rows)
     return {
         "name": wells[0]["compound"] if wells else name,
-        "wells": wells,
+        **some_wells(wells),
+        "number": len(wells),
+        "model": model,
         "plates": len({(row["plate"], row["run"]) for row in wells}),
         "doses": charts.doses(wells),
-        "by_dose": charts.dose_charts(answer.rows),
         "course": charts.history_chart(answer.rows),
         "models": views.demonstrations(answer.notes),
         "said": answer.notes,
     }
 
 
+MOST_WELLS = 200
+"""Wells of a compound that are listed at a time."""
+
+
+def some_wells(rows: list[Any], skip: int = 0) -> dict[str, Any]:
+    """Return the part of a compound's wells that is listed at once, and where the next part begins."""
+    following = skip + MOST_WELLS
+    return {
+        "wells": rows[skip:following],
+        "following": following if following < len(rows) else None,
+        "rest": len(rows) - following,
+    }
+
+
 @router.get("/run")
 def run_page(request: Request) -> HTMLResponse:
     """Show how the run goes."""
-    return _render("run.html", version=request.app.state.changes.version, here="run", **_status(request))
+    return render("run.html", version=request.app.state.changes.version, here="run", **_status(request))
 
 
 @router.get("/run/parts/status")
 def status_part(request: Request) -> HTMLResponse:
     """Return how the run goes, alone."""
-    return _render("_status.html", **_status(request))
+    return render("_status.html", **_status(request))
 
 
 def _status(request: Request) -> Mapping[str, Any]:

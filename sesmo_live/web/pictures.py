@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from models.prepare import scale_of
 from sesmo_live import overview
 from sesmo_live.errors import UnknownNameError
 from sesmo_live.web import pixels
@@ -26,6 +25,8 @@ def field(
     model: ModelName = None,
 ) -> Response:
     """A field, with the contrast stretched."""
+    from models.prepare import scale_of  # loads slowly, and a server starts without a picture
+
     engine = request.app.state.engine
     found = pixels.field_pixels(engine, image_id)
     if not rings:

@@ -12,11 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from acquisition.ndtiff import is_ndtiff, ndtiff_pixels
-from acquisition.tiff import read_pixels
 from db import shown
 from models.convert import to_uint8
-from models.prepare import scale_of
 from sesmo_live.errors import ImageError, UnknownNameError
 from sesmo_live.overview import CellView
 from sesmo_live.records import ModelPassport, Pixels
@@ -45,6 +42,9 @@ def field_pixels(engine: Engine, image_id: int) -> Pixels:
 
 @lru_cache(maxsize=KEPT_IMAGES)
 def _read(image_id: int, path: str, page: int, sha256: str) -> Pixels:
+    from acquisition.ndtiff import is_ndtiff, ndtiff_pixels  # these load slowly, and a server starts without a picture
+    from acquisition.tiff import read_pixels
+
     name = Path(path).name
     with _turn:
         try:
@@ -83,6 +83,8 @@ def field_png(pixels: Pixels, cells: Sequence[CellView], width_px: int, cell_px:
 
 def cell_png(pixels: Pixels, cell: CellView, passport: ModelPassport, pixel_um: float | None, size_px: int) -> bytes:
     """Return a cell as PNG of `size_px`, cut and converted as its model gets it; black beyond the image's edge."""
+    from models.prepare import scale_of  # loads slowly
+
     half = passport.input_px / scale_of(pixel_um, passport) / 2
     grey = to_uint8(pixels, passport.conversion)
     side = max(2, round(2 * half))

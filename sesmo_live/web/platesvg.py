@@ -69,18 +69,22 @@ def plate_svg(name: str, wells: int, marks: Mapping[str, WellMark], scale: Scale
                 _well(svg, marks[well], scale, (x, y), wells, tabbed=well == first)
             else:
                 SubElement(svg, "circle", {"class": "absent", "cx": f"{x:g}", "cy": f"{y:g}", "r": "3"})
-    return _markup(svg)
+    return markup(svg)
 
 
-def _markup(element: Element) -> Markup:
+def markup(element: Element) -> Markup:
+    """Return drawn elements as part of a page."""
     return Markup(tostring(element, encoding="unicode"))  # ElementTree escapes what it writes
 
 
 def _hatch() -> Element:
-    """Return the pattern that lies over refused wells."""
+    """Return the pattern that lies over refused wells, and the flag of wells that left the control band."""
     defs = Element("defs")
     shape = {"id": "hatch", "width": "6", "height": "6", "patternUnits": "userSpaceOnUse"}
     pattern = SubElement(defs, "pattern", {**shape, "patternTransform": "rotate(45)"})
+    flag = SubElement(defs, "symbol", {"id": "left-flag", "overflow": "visible"})
+    for kind in ("flag-edge", "flag"):  # placed by plate.js on wells that left the control band
+        SubElement(flag, "path", {"class": kind, "d": "M0 0V-13L9 -9.500L0 -6"})
     for x, kind in (("0", "hatch-dark"), ("3", "hatch-light")):
         SubElement(pattern, "rect", {"x": x, "width": "3", "height": "6", "class": kind})
     return defs
@@ -182,7 +186,7 @@ def legend_svg(scale: Scale) -> Markup:
         value = scale.low + (scale.high - scale.low) * step / 4
         text = scale.write(value)
         _text(svg, text, "tick", "13", {"x": f"{20 + 90 * step:g}", "y": "26"})
-    return _markup(svg)
+    return markup(svg)
 
 
 STATES = ("scored", "refused", "failed", "pending", "skipped", "superseded")
@@ -202,4 +206,4 @@ def tally_svg(images: Counts) -> Markup:
                 svg, "rect", {"x": f"{at:.2f}", "width": f"{width:.2f}", "height": "18", "class": f"fill-{state}"}
             )
             at += width
-    return _markup(svg)
+    return markup(svg)

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,11 +11,11 @@ from urllib.parse import quote
 from sqlalchemy import Engine, RowMapping
 
 from db import queries, shown
-from sesmo_live.overview import CellView, Counts, FieldCells, PlateMap, TimePoint, WellOnMap
+from sesmo_live.overview import CellView, Counts, FieldCells, PlateMap, TimePoint, WellOnMap, WellView
 from sesmo_live.overview.plates import counts_of
 from sesmo_live.reasons import Reason, group_reasons, without_paths
 from sesmo_live.records import WellScore
-from sesmo_live.results import find_plate
+from sesmo_live.results import Row, find_plate
 from sesmo_live.rhythm import span
 from sesmo_live.web.colours import round_up
 from sesmo_live.web.platesvg import Scale, WellMark
@@ -25,12 +24,11 @@ from sesmo_live.wells import well_position
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """One way to colour the map; `missing` says why it cannot be chosen yet, "" if it can."""
+    """One way to colour the map."""
 
     key: str
     title: str
     value: Callable[[WellOnMap], float | None]
-    missing: str = ""
 
 
 SHOWS = {
@@ -38,12 +36,8 @@ SHOWS = {
     for show in (
         Show("score", "Score", lambda well: well.score),
         Show("cells", "Cells", lambda well: well.n_cells if well.n_images else None),
-        Show(
-            "percent",
-            "% of control",
-            lambda well: well.percent_of_control,
-            "not available yet: it comes with the screening statistics",
-        ),
+        Show("percent", "% of control", lambda well: well.percent_of_control),
+        Show("z", "Robust z", lambda well: well.robust_z),
         Show("focus", "Focus", lambda well: well.focus),
         Show("age", "Age of last image", lambda well: well.age_s),
     )
@@ -80,7 +74,10 @@ def scale_of(show: Show, wells: Iterable[WellOnMap]) -> tuple[Scale, float]:
     if show.key == "age":
         unit, seconds, _ = next(item for item in _UNITS if most < item[2])
         return Scale("since the last image", unit, 0.0, round_up(max(most / seconds, 1.0)), 1), seconds
-    return Scale("% of negative controls", "%", 0.0, max(100.0, round_up(most)), 0), 1
+    if show.key == "z":
+        end = max(4.0, round_up(max((abs(value) for value in values), default=0.0)))
+        return Scale("robust z", "spreads from − controls", -end, end, 1), 1
+    return Scale("% of control", "− is 0, + is 100", 0.0, max(100.0, round_up(most)), 0), 1
 
 
 _UNITS = (("min", 60, 3 * 3600.0), ("h", 3600, 3 * 86400.0), ("days", 86400, math.inf))
@@ -92,9 +89,17 @@ def was_imaged(well: WellOnMap) -> bool:
     return bool(well.n_images or well.refused or well.failed or well.excluded)
 
 
-def rest_text(wells: Iterable[WellOnMap]) -> str:
-    """Return what stands below the map while no well is pointed at."""
-    number = sum(map(was_imaged, wells))
+UNTOLD = {"percent": "no percent of control", "z": "no robust z"}
+"""How the notes begin that say why no well has a value."""
+
+
+def rest_text(wells: Iterable[WellOnMap], show: Show, notes: Iterable[str]) -> str:
+    """Return what stands below the map while no well is pointed at: why it is empty, if it is."""
+    found = list(wells)
+    number = sum(map(was_imaged, found))
+    why = next((note for note in notes if show.key in UNTOLD and note.startswith(UNTOLD[show.key])), "")
+    if why and all(show.value(well) is None for well in found):
+        return sentence(why)
     if not number:
         return "No image of this plate is scored yet; wells fill as their images land."
     return (
@@ -140,8 +145,13 @@ def label_of(well: WellOnMap, scale: Scale, value: float | None) -> str:
     else:
         parts.append(f"score {well.score:.2f}{interval_text(well.ci_low, well.ci_high)}")
         parts.append(f"{well.n_cells} cells")
+    if well.percent_of_control is not None and scale.title != "% of control":
+        parts.append(f"{well.percent_of_control:.0f} % of control")
     if not scale.title.startswith(("mean P", "cells")):
-        parts.append(f"{scale.title} {scale.write(value)} {scale.unit}")
+        told = (
+            f"{scale.write(value)} {scale.unit}" if scale.unit in ("log2", "min", "h", "days") else scale.write(value)
+        )
+        parts.append(f"{told} % of control" if scale.title == "% of control" else f"{scale.title} {told}")
     if well.hours is not None:
         parts.append(f"at {well.hours:.1f} h")
     parts += [flag_text(flag, well) for flag in well.flags]
@@ -183,13 +193,42 @@ def highest(wells: Iterable[WellOnMap], most: int = 5) -> list[WellOnMap]:
     return sorted(found, key=lambda well: -(well.score or 0.0))[:most]
 
 
-def control_ranges(wells: Iterable[WellOnMap]) -> list[tuple[str, float, float, int]]:
-    """Return (role, lowest, highest score, wells) of the negative and the positive controls, where there are any."""
-    scores: dict[str, list[float]] = defaultdict(list)
-    for well in wells:
-        if well.role in ("negative", "positive") and well.score is not None:
-            scores[well.role].append(well.score)
-    return [(role, min(found), max(found), len(found)) for role, found in sorted(scores.items())]
+def sentence(words: str) -> str:
+    """Return words as a sentence: with a capital letter and a stop."""
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}."
+
+
+def verdict(z_prime: float | None) -> str:
+    """Say what Z′ means, with the limits of Zhang et al. (1999)."""
+    if z_prime is None:
+        return ""
+    return "good" if z_prime >= 0.5 else "weak" if z_prime > 0 else "controls overlap"
+
+
+def since_text(row: Row) -> str:
+    """Return when a well left the control band, in few words."""
+    hours: float | None = row["onset_hours"]
+    if hours is None:
+        return f"time point {row['onset_timepoint']}"
+    return f"{hours:.1f} h" if hours < 10 else f"{hours:.0f} h"
+
+
+def band_text(view: WellView) -> str:
+    """Say where a well that has not left the control band stands at its last look, or why that cannot be said."""
+    if view.role == "negative":
+        return "a negative control: it makes the band"
+    last = view.scores[-1]
+    band = next((band for band in view.controls if band.timepoint == last.timepoint), None)
+    if band is None or band.half_width is None or last.score is None:
+        return next((note for note in view.notes if note.startswith("no onset")), "no control band at its last look")
+    if abs(last.score - band.mean) <= band.half_width:
+        return "within the control band"
+    return "outside the control band at the last look; the next look tells whether it has left"
+
+
+def left_text(row: Row) -> str:
+    """Say when a well left the control band."""
+    return f"left the control band at {since_text(row)}, {row['direction']}"
 
 
 MOST_LISTED = 100
@@ -279,10 +318,14 @@ def imaged_wells(engine: Engine, plate: str, run: str | None) -> list[str]:
         return sorted(queries.imaged_wells(connection, found.plate_id), key=well_position)
 
 
-def compound_names(engine: Engine) -> list[str]:
-    """Return the names of all compounds."""
+MOST_NAMES = 200
+"""Names that the search box suggests at a time."""
+
+
+def compound_names(engine: Engine, part: str) -> list[str]:
+    """Return the first names of compounds with `part` in them."""
     with engine.connect() as connection:
-        return queries.compound_names(connection)
+        return queries.compound_names(connection, part, limit=MOST_NAMES)
 
 
 def neighbours(wells: Sequence[str], well: str) -> tuple[str, str]:

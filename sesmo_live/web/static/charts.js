@@ -16,28 +16,29 @@
     const found = [];
     line.x.forEach((x, i) => {
       const free = found.find((layer) => !layer.x.includes(x));
-      const layer = free || { ...line, x: [], y: [], low: [], high: [], again: found.length > 0 };
+      const layer = free || { ...line, x: [], y: [], low: line.low && [], high: line.low && [], again: found.length > 0 };
       if (!free) found.push(layer);
-      for (const name of ["x", "y", "low", "high"]) layer[name].push(line[name][i]);
+      for (const name of ["x", "y", "low", "high"]) layer[name]?.push(line[name][i]);
     });
     return found;
   };
 
   // One line is three columns: the value, and the two ends of its interval, drawn as a band or as bars.
-  const columns = (lines) => {
+  const columns = (asked) => {
     const tables = [];
     const series = [{}];
     const bands = [];
     const bars = [];
-    for (const line of lines.flatMap(layers)) {
+    for (const line of asked.lines.flatMap(layers)) {
       const colour = tone(line.tone);
       const start = series.length;
       const points = line.kind === "points";
+      const bare = line.dash || line.kind === "curve";
       const hidden = { stroke: "transparent", width: 0, points: { show: false }, label: "", class: "edge" };
       const own = {
         label: line.label, stroke: colour, width: points ? 0 : 2.5, dash: line.dash ? [6, 5] : undefined,
-        points: { show: !line.dash, size: points ? 9 : 7, fill: colour }, class: line.again ? "edge" : "own",
-        value: (_, v) => v == null ? "–" : v.toFixed(2),
+        points: { show: !bare, size: points ? 9 : 7, fill: colour }, class: line.again ? "edge" : "own",
+        value: (_, v) => v == null ? "–" : asked.y.log ? `${+v.toPrecision(3)}` : v.toFixed(2),
       };
       if (points) own.paths = () => null;
       series.push(own);
@@ -70,6 +71,34 @@
     }
     ctx.restore();
   };
+  // What matters at one x: a line across the chart with a word beside it, and the strip of its interval.
+  const marked = (marks) => (u) => {
+    const { ctx } = u;
+    const { left, top, width, height } = u.bbox;
+    const within = (x) => Math.min(left + width, Math.max(left, x));
+    ctx.save();
+    ctx.font = `600 ${13 * devicePixelRatio}px system-ui`;
+    ctx.textBaseline = "top";
+    for (const mark of marks) {
+      const at = u.valToPos(mark.x, "x", true);
+      if ("low" in mark) {
+        const from = mark.low == null ? left : within(u.valToPos(mark.low, "x", true));
+        const to = mark.high == null ? left + width : within(u.valToPos(mark.high, "x", true));
+        ctx.fillStyle = faint(ink("flag"), 14);
+        ctx.fillRect(from, top, to - from, height);
+      }
+      ctx.strokeStyle = ctx.fillStyle = ink("flag");
+      ctx.lineWidth = 2 * devicePixelRatio;
+      ctx.beginPath();
+      ctx.moveTo(at, top);
+      ctx.lineTo(at, top + height);
+      ctx.stroke();
+      const beyond = at + ctx.measureText(mark.label).width + 12 * devicePixelRatio > left + width;
+      ctx.textAlign = beyond ? "right" : "left";
+      ctx.fillText(mark.label, at + (beyond ? -6 : 6) * devicePixelRatio, top + 4 * devicePixelRatio);
+    }
+    ctx.restore();
+  };
   const axis = (label, size) => ({
     label, size, labelSize: 22, stroke: ink("ink"), font: "13px system-ui", labelFont: "600 13px system-ui",
     grid: { stroke: ink("line"), width: 1 }, ticks: { stroke: ink("line"), width: 1 },
@@ -78,16 +107,16 @@
     const asked = JSON.parse(place.dataset.chart);
     drawn.get(place)?.destroy();
     place.replaceChildren();
-    const { series, bands, bars, data } = columns(asked.lines);
+    const { series, bands, bars, data } = columns(asked);
     series[0] = { label: asked.x.label, value: (_, v) => v == null ? "–" : `${+v.toPrecision(4)}` };
     const x = { time: false, ...(asked.x.log ? { distr: 3 } : {}) };
     if (data[0].length === 1) x.range = (_, low, high) => asked.x.log ? [low / 3, high * 3] : [low - 1, high + 1];
     const legend = asked.lines.length <= 8;
     const chart = new uPlot({
       width: place.clientWidth || 300, height: 250, series, bands,
-      scales: { x, y: asked.y.range ? { range: asked.y.range } : { range: (_, _low, high) => [0, (high || 1) * 1.1] } },
+      scales: { x, y: asked.y.log ? { distr: 3 } : asked.y.range ? { range: asked.y.range } : { range: (_, _low, high) => [0, (high || 1) * 1.1] } },
       axes: [axis(asked.x.label, 44), axis(asked.y.label, 56)],
-      hooks: { draw: [whiskers(bars)] }, legend: { show: legend, live: legend }, cursor: { drag: { x: false, y: false } },
+      hooks: { draw: [whiskers(bars), marked(asked.marks || [])] }, legend: { show: legend, live: legend }, cursor: { drag: { x: false, y: false } },
     }, data, place);
     chart.root.querySelectorAll(".u-series.edge").forEach((row) => row.remove());
     drawn.set(place, chart);

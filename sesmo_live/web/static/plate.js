@@ -57,6 +57,30 @@
     else if (event.target.closest?.("svg.plate")) say(document.activeElement?.closest?.("svg.plate a.well"));
   });
 
+  // Wells that left the control band get a flag, as soon as the panel beside the map tells of them.
+  const SVG = "http://www.w3.org/2000/svg";
+  const flag = () => {
+    const told = document.getElementById("left");
+    const flags = told ? JSON.parse(told.dataset.flags) : {};
+    const sign = document.getElementById("sign-left");
+    if (sign) sign.hidden = Object.keys(flags).length === 0;
+    for (const link of wells()) {
+      const words = flags[link.dataset.well];
+      if (link.classList.contains("left") === (words !== undefined)) continue;
+      const name = link.querySelector(".name");
+      link.classList.toggle("left", words !== undefined);
+      if (words === undefined) { link.querySelector("use")?.remove(); name.textContent = name.dataset.own; continue; }
+      const { x, y, width } = link.querySelector(".disc").getBBox();
+      const drawn = document.createElementNS(SVG, "use");
+      drawn.setAttribute("href", "#left-flag");
+      drawn.setAttribute("x", x + width * (link.classList.contains("alarm") ? 0.42 : 0.87));
+      drawn.setAttribute("y", y + 8);
+      link.append(drawn);
+      name.dataset.own = name.textContent;
+      name.textContent = `${name.textContent}, ${words}`;
+    }
+  };
+
   // The slider stands at a time point, or at its right end, where each well shows its latest.
   const slider = () => document.getElementById("time");
   const times = () => {
@@ -112,6 +136,7 @@
     follow();
     const link = here && document.getElementById(`well-${here}`);
     if (link) only(link);
+    flag();
     say(document.activeElement?.closest?.("svg.plate a.well"));
   });
 })();

@@ -36,13 +36,14 @@
   const TOKEN_HINT = "It lies in the file beside the database whose name ends in .token, unless another was configured.";
 
   const send = async (address, method, body, again = false) => {
+    const file = body instanceof Blob;
     let token = kept();
     if (!token) {
       token = await ask("Changing something needs this service's token:", "password", TOKEN_HINT);
       if (token === null) return null;
     }
-    const headers = { Authorization: `Bearer ${token}`, ...(body ? { "Content-Type": "application/json" } : {}) };
-    const answer = await fetch(address, { method, headers, body: body ? JSON.stringify(body) : undefined });
+    const headers = { Authorization: `Bearer ${token}`, ...(body ? { "Content-Type": file ? "application/octet-stream" : "application/json" } : {}) };
+    const answer = await fetch(address, { method, headers, body: file ? body : body ? JSON.stringify(body) : undefined });
     if (answer.status === 401 && !again) { keep(""); say("That token is not the one of this service.", true); return send(address, method, body, true); }
     if (answer.status !== 401) keep(token);
     return answer;
@@ -65,6 +66,27 @@
       document.body.dispatchEvent(new CustomEvent("sesmo-changed"));
     } catch { say("The service does not answer; nothing was changed.", true); }
   };
+
+  // A plate map is sent as the file is; what was read from it is said.
+  const upload = async (form) => {
+    const file = form.querySelector("[type=file]").files[0];
+    const treated = form.querySelector("#map-treated").value.trim();
+    const asked = new URLSearchParams({ filename: file.name, ...(treated ? { treated_at: treated } : {}) });
+    try {
+      const answer = await send(`${form.dataset.upload}?${asked}`, "PUT", file);
+      if (answer === null) return;
+      if (!answer.ok) { say(await sentence(answer), true); return; }
+      const told = await answer.json();
+      say([`Imported: ${told.wells} wells, ${told.compounds} compounds, ${told.negative} negative and ${told.positive} positive controls.`, ...told.notes].join(" "));
+      form.reset();
+      document.body.dispatchEvent(new CustomEvent("sesmo-changed"));
+    } catch { say("The service does not answer; nothing was changed.", true); }
+  };
+  document.addEventListener("submit", (event) => {
+    if (!event.target.dataset.upload) return;
+    event.preventDefault();
+    upload(event.target);
+  });
 
   const explain = async (button) => {
     const dialog = element("dialog", "", { class: "wide" });
@@ -113,13 +135,12 @@
   });
 
   // Tables that are closed are not fetched.
-  document.addEventListener("toggle", (event) => {
-    if (event.target.id === "table-of-wells" && event.target.open) document.body.dispatchEvent(new CustomEvent("sesmo-table"));
-  }, true);
-  document.body.addEventListener("sesmo-changed", () => {
-    if (document.getElementById("table-of-wells")?.open) document.body.dispatchEvent(new CustomEvent("sesmo-table"));
-  });
-  document.body.addEventListener("sesmo-step", () => {
-    if (document.getElementById("table-of-wells")?.open) document.body.dispatchEvent(new CustomEvent("sesmo-table"));
-  });
+  const TABLES = { "table-of-wells": "sesmo-table", hits: "sesmo-hits" };
+  const fetchTable = (place) => {
+    if (place?.open && TABLES[place.id]) document.body.dispatchEvent(new CustomEvent(TABLES[place.id]));
+  };
+  document.addEventListener("toggle", (event) => fetchTable(event.target), true);
+  for (const name of ["sesmo-changed", "sesmo-step"]) {
+    document.body.addEventListener(name, () => { for (const id of Object.keys(TABLES)) fetchTable(document.getElementById(id)); });
+  }
 })();
