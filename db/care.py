@@ -8,9 +8,11 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
+from db import postgres
 from db.disks import network_filesystem
 from db.engine import (
     MIGRATIONS,
@@ -34,12 +36,15 @@ from db.sqlite import (
 )
 from sesmo_live.errors import StoreError, StorePausedError, UsageError
 
+MIGRATION_WAIT_S = 600
+"""How long a migration of a server's database waits for another one."""
+
 ALWAYS_CHECKED_BYTES = 2**30
 """Up to this size a database is checked at every start (about 4 s), above it only after an unclean end."""
 
 
 def upgrade(path_or_url: str | Path, *, create: bool = True) -> Path | None:
-    """Bring the schema to the newest revision, after a backup; return the backup's path if one was made.
+    """Bring the schema to the newest revision, after a backup (SQLite); return the backup's path if one was made.
 
     All migrations are one transaction. Raises StoreError when the database was written by a newer program or by
     another one, lies on a share or cannot be opened; UsageError when there is none and `create` is false.
@@ -56,17 +61,37 @@ def upgrade(path_or_url: str | Path, *, create: bool = True) -> Path | None:
         current = known_revision(open_engine(url), url)  # by reading alone: another program's file stays as it is
     if current == head_revision():
         return None
-    engine = open_engine(url, write=True, checkpoint=False, create=create)
+    engine = open_engine(url, write=True, checkpoint=False, create=create, busy_s=None if file else MIGRATION_WAIT_S)
     copy = backup(file, _backup_name(file)) if file and current else None
     try:
+        if file:  # a table that is replaced would take the rows with it that refer to it
+            event.listen(engine, "connect", _drop_references)
         with store_errors(url), engine.begin() as connection:
-            command.upgrade(migration_config(connection), "head")
+            migrate(connection, url)
     except BaseException:
         if copy:
             copy.unlink()  # the database is as it was; a daemon that starts again and again must not fill the disk
         raise
     engine.dispose()
     return copy
+
+
+def _drop_references(raw: sqlite3.Connection, _record: object) -> None:
+    raw.execute("PRAGMA foreign_keys = OFF")
+
+
+def migrate(connection: Connection, url: str) -> None:
+    """Bring the schema to the newest revision within a transaction, unless another process just has.
+
+    Raises StoreError when a server's database cannot hold every letter, or daemons are at work on it.
+    """
+    if sqlite_path(url) is None:
+        name = display_name(url)
+        postgres.check_encoding(connection, name)
+        if MigrationContext.configure(connection).get_current_revision() == head_revision():
+            return
+        postgres.exclude_daemons(connection, name)
+    command.upgrade(migration_config(connection), "head")
 
 
 def migration_config(connection: Connection | None = None) -> Config:

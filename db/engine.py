@@ -10,9 +10,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from db import postgres
 from db.disks import network_filesystem
 from db.sqlite import (
     BUSY_TIMEOUT_S,
@@ -25,7 +26,7 @@ from db.sqlite import (
     refuse_share,
     sqlite_path,
 )
-from sesmo_live.errors import StoreError, StorePausedError, UsageError
+from sesmo_live.errors import StoreError, StorePausedError
 
 PAUSE_AFTER_S = 5
 """How long the daemon waits for another program's lock before its run pauses and says so."""
@@ -55,26 +56,28 @@ def open_engine(
     checkpoint: bool = True,
     create: bool = False,
     busy_s: float | None = None,
+    pooled: bool = False,
 ) -> Engine:
     """Return an engine; every transaction of a `write` engine begins immediately, so it never fails half-way.
 
     Only the daemon's engine checkpoints the write-ahead log (SQLite before 3.51.3 can lose data when two connections
     do); other writers say `checkpoint=False`. Without `write` the file is opened for reading alone and stays as it is,
     also when the connection closes. A missing file is made with `create` only: where a disk is gone, an empty
-    database must not take its place. Raises UsageError for what is no URL, StoreError on a network share.
+    database must not take its place. `pooled` keeps the connections to a server open. Raises UsageError for what is
+    no URL of ours, StoreError on a network share.
     """
     url = database_url(path_or_url)
-    try:
-        file = sqlite_path(url)
-        if file is None:
-            return _server_engine(url, busy_s)
-    except (ArgumentError, ModuleNotFoundError) as error:
-        raise UsageError(f"{path_or_url} is no database ({error}); give a file such as sesmo.db") from error
+    daemon = write and checkpoint
+    file = sqlite_path(url)
+    if file is None:
+        # Many daemons take turns on a server, so that the daemon waits as long as others do.
+        engine = postgres.server_engine(url, write=write, wait_s=busy_s or BUSY_TIMEOUT_S, pooled=pooled or daemon)
+        _remember_commits(engine, url)
+        return engine
+    wait_s = busy_s if busy_s is not None else PAUSE_AFTER_S if daemon else BUSY_TIMEOUT_S
     share = network_filesystem(file)
     if write:
         refuse_share(file, share)
-    daemon = write and checkpoint
-    wait_s = busy_s if busy_s is not None else PAUSE_AFTER_S if daemon else BUSY_TIMEOUT_S
 
     def connect() -> sqlite3.Connection:
         if write:
@@ -89,15 +92,6 @@ def open_engine(
     def _begin(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
 
-    _remember_commits(engine, url)
-    return engine
-
-
-def _server_engine(url: str, busy_s: float | None) -> Engine:
-    if busy_s is None:
-        engine = create_engine(url)
-    else:
-        engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": max(2, round(busy_s))})
     _remember_commits(engine, url)
     return engine
 
@@ -121,6 +115,8 @@ def store_errors(url: str | Path) -> Iterator[None]:
         passing = _passing(database_url(url), error)
         if passing:
             raise StorePausedError(passing.format(name)) from error
+        if isinstance(error, DBAPIError) and sqlite_path(database_url(url)) is None:
+            raise StoreError(postgres.staying(error, name)) from error
         raise StoreError(f"the database {name} cannot be used: {cause}; check the file, its folder and disk") from error
 
 
@@ -131,10 +127,7 @@ def _passing(url: str, error: DBAPIError | sqlite3.Error) -> str | None:
         code = sqlite3.SQLITE_FULL  # that is what SQLite calls it when there is no room for its shared memory
     if code is not None:
         return _PASSING.get(code) or (_PASSING_ONCE_WRITTEN.get(code) if url in _written else None)
-    lost = isinstance(error, OperationalError) and url in _written and sqlite_path(url) is None
-    if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
-        return "the server of the database {} does not answer; check it and the network"
-    return None
+    return postgres.passing(error, written=url in _written) if isinstance(error, DBAPIError) else None
 
 
 def _has_room(path_or_url: str | Path) -> bool:
@@ -200,21 +193,22 @@ def known_revision(engine: Engine, path_or_url: str | Path) -> str | None:
     with store_errors(url):
         current = schema_revision(engine)
         tables = set(inspect(engine).get_table_names())
-    if sqlite_path(url) and tables and not tables >= {"alembic_version", "image"}:
-        raise StoreError(f"{display_name(url)} is a SQLite database of another program; give --db another path")
+    if tables and not tables >= {"alembic_version", "image"}:
+        kind = "SQLite database" if sqlite_path(url) else "database"
+        raise StoreError(f"{display_name(url)} is a {kind} of another program; give --db another")
     if current is not None and current not in revisions():
         raise StoreError(f"the database {display_name(url)} has the newer schema {current}; install a newer sesmo-live")
     return current
 
 
-def open_reader(path_or_url: str | Path, *, busy_s: float | None = None) -> Engine:
+def open_reader(path_or_url: str | Path, *, busy_s: float | None = None, pooled: bool = False) -> Engine:
     """Return a reading engine on an existing, up-to-date database; raise UsageError when there is none.
 
-    `busy_s` is how long a question waits for another program's lock, half a minute unless given.
+    `busy_s` is how long a question waits for another program's lock on a SQLite file, half a minute unless given.
     """
     url = database_url(path_or_url)
     existing_file(url)
-    engine = open_engine(url, busy_s=busy_s if sqlite_path(url) else None)
+    engine = open_engine(url, busy_s=busy_s if sqlite_path(url) else None, pooled=pooled)
     current = known_revision(engine, url)
     if current != head_revision():
         held = f"has the older schema {current}" if current else "is empty"

@@ -55,15 +55,22 @@ _ROW = (
 )
 
 
-def known_images(connection: Connection, root: Path, states: Sequence[ImageState] = ()) -> list[LedgerRow]:
+# A path counts beside its source: the daemon on whose computer it lies, or "" for one that all computers know.
+
+
+def known_images(
+    connection: Connection, root: Path, states: Sequence[ImageState] = (), source: str = ""
+) -> list[LedgerRow]:
     """Return the rows, superseded ones apart, of all files under `root`; with `states` only those in one of them."""
-    return _rows(connection, and_(_under(root), Image.state.in_(states) if states else true()))
+    here = and_(Image.source == source, below(root))
+    return _rows(connection, and_(here, Image.state.in_(states) if states else true()))
 
 
-def images_at(connection: Connection, paths: Iterable[str]) -> Iterator[LedgerRow]:
-    """Yield the rows, superseded ones apart, of the files at `paths`, in one query for 500 of them."""
+def images_at(connection: Connection, paths: Iterable[str], source: str | None = "") -> Iterator[LedgerRow]:
+    """Yield the rows, superseded ones apart, of the files at `paths` (of any source: None), in a query for 500."""
+    whose = true() if source is None else Image.source == source
     for some in _batches(paths):
-        yield from _rows(connection, Image.path.in_(some))
+        yield from _rows(connection, and_(whose, Image.path.in_(some)))
 
 
 def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
@@ -87,7 +94,13 @@ def path_of(connection: Connection, image_id: int) -> str | None:
 
 
 def moved_from(
-    connection: Connection, image_id: int, file: ImageFile, page: int, sha256: str, state: ImageState = "scored"
+    connection: Connection,
+    image_id: int,
+    file: ImageFile,
+    page: int,
+    sha256: str,
+    state: ImageState = "scored",
+    source: str = "",
 ) -> list[tuple[int, str]]:
     """Return (id, path) of images in `state` of the same name, size, time and pixels elsewhere: a file that moved."""
     statement = select(Image.id, Image.path).where(
@@ -96,6 +109,7 @@ def moved_from(
         Image.mtime_ns == file.mtime_ns,
         Image.sha256 == sha256,
         Image.page == page,
+        Image.source == source,
         Image.state == state,
         Image.id != image_id,
     )
@@ -104,31 +118,33 @@ def moved_from(
 
 def adopt(connection: Connection, image_id: int, old_id: int, path: str) -> None:
     """Give a scored image its new path, in place of the row `image_id` that its file was entered with there."""
-    old = connection.execute(select(Image.path, Image.page).where(Image.id == old_id)).one()
+    old = connection.execute(select(Image.source, Image.path, Image.page).where(Image.id == old_id)).one()
     connection.execute(delete(Image).where(Image.id == image_id))
-    before = (Image.path == old.path, Image.page == old.page)
-    taken = next_generation(connection, path, old.page)
+    before = (Image.source == old.source, Image.path == old.path, Image.page == old.page)
+    taken = next_generation(connection, path, old.page, old.source)
     shift = Image.generation + (taken - 1)
     connection.execute(update(Image).where(*before).values(path=path, generation=shift))
 
 
-def next_generation(connection: Connection, path: str, page: int) -> int:
+def next_generation(connection: Connection, path: str, page: int, source: str = "") -> int:
     """Return the generation of the next row for a page of the file at `path`: 1 for a path never seen."""
-    statement = select(func.max(Image.generation)).where(Image.path == path, Image.page == page)
+    here = (Image.source == source, Image.path == path, Image.page == page)
+    statement = select(func.max(Image.generation)).where(*here)
     return (connection.execute(statement).scalar() or 0) + 1
 
 
-def generations(connection: Connection, paths: Iterable[str]) -> dict[tuple[str, int], int]:
+def generations(connection: Connection, paths: Iterable[str], source: str = "") -> dict[tuple[str, int], int]:
     """Return the newest generation of every known page of the files at `paths`, in one query for 500 of them."""
     found: dict[tuple[str, int], int] = {}
     for some in _batches(paths):
         statement = select(Image.path, Image.page, func.max(Image.generation)).group_by(Image.path, Image.page)
-        rows = connection.execute(statement.where(Image.path.in_(some)))
+        rows = connection.execute(statement.where(Image.source == source, Image.path.in_(some)))
         found |= {(path, page): generation for path, page, generation in rows}
     return found
 
 
-def _under(root: Path) -> Any:
+def below(root: Path) -> Any:
+    """Return the condition on images that they are `root` or lie below it."""
     text = str(root)
     prefix = text if text.endswith(("/", "\\")) else text + ("\\" if "\\" in text and "/" not in text else "/")
     return or_(Image.path == text, func.substr(Image.path, 1, len(prefix)) == literal(prefix))
@@ -179,19 +195,19 @@ def ask_again(connection: Connection, where: Mapping[str, Any], states: Sequence
     wanted: list[Any] = [Image.state.in_(states)]
     for name, value in where.items():
         if name == "folder":
-            wanted.append(_under(value))
+            wanted.append(below(value))
         elif name == "reason":
-            wanted.append(Image.reason.contains(value, autoescape=True))
+            wanted.append(Image.reason.icontains(value, autoescape=True))
         else:
             wanted.append(getattr(Image, name).in_(value) if isinstance(value, list) else getattr(Image, name) == value)
     asked = {"state": "pending", "reason": "asked to be tried again", "attempts": 0, "next_attempt_at": utc_now()}
     return connection.execute(update(Image).where(*wanted).values(asked)).rowcount
 
 
-def asked_again(connection: Connection, root: Path) -> list[tuple[str, int]]:
+def asked_again(connection: Connection, root: Path, source: str = "") -> list[tuple[str, int]]:
     """Return (path, page) of the images under `root` that somebody asked to be tried again, each once."""
-    asked = Image.next_attempt_at.is_not(None)
-    rows = connection.execute(select(Image.id, Image.path, Image.page).where(asked)).all()
+    asked = (Image.next_attempt_at.is_not(None), Image.source == source)
+    rows = connection.execute(select(Image.id, Image.path, Image.page).where(*asked)).all()
     mine = [row for row in rows if Path(row.path).is_relative_to(root)]
     update_images(connection, [{"image_id": row.id, "next_attempt_at": None} for row in mine])
     return [(row.path, row.page) for row in mine]

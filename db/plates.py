@@ -11,25 +11,34 @@ from db.schema import Compound, CompoundAlias, Plate, WellTreatment
 from sesmo_live.records import Treatment
 
 
-def find_or_add_plate(connection: Connection, name: str, run: str, folder: str) -> int:
+def find_or_add_plate(connection: Connection, name: str, run: str, folder: str, source: str = "") -> int:
     """Return the key of one run of a plate, adding it the first time it is met; names differ by more than case.
 
     A plate that so far has only a plate map (no run yet) becomes this run; a later run of the same plate takes
-    over the treatments of the run before it.
+    over the treatments of the run before it. Two microscopes' plates of one name and run are two runs: the second is
+    called by its daemon (`source`), too.
     """
-    statement = select(Plate.id, Plate.run).where(Plate.key == name.casefold()).order_by(Plate.id)
+    statement = select(Plate.id, Plate.run, Plate.source).where(Plate.key == name.casefold()).order_by(Plate.id)
     same_name = connection.execute(statement).all()
+    run = _run_of(run, source, {plate.run: plate.source for plate in same_name})
     for plate in same_name:
         if plate.run == run:
             return int(plate.id)
     empty = [plate for plate in same_name if not plate.run]
     if empty:
-        connection.execute(update(Plate).where(Plate.id == empty[0].id).values(run=run, folder=folder))
+        values = {"run": run, "folder": folder, "source": source}
+        connection.execute(update(Plate).where(Plate.id == empty[0].id).values(values))
         return int(empty[0].id)
-    plate_id = _add_plate(connection, name, run, folder)
+    plate_id = _add_plate(connection, name, run, folder, source)
     if same_name:
         _copy_treatments(connection, same_name[-1].id, plate_id)
     return plate_id
+
+
+def _run_of(run: str, source: str, taken: Mapping[str, str]) -> str:
+    """Return the name of a daemon's run beside those `taken`, by run the daemon that it belongs to."""
+    named = f"{run} {source or 'shared'}"
+    return named if taken.get(run, source) != source or taken.get(named) == source else run
 
 
 def plate_names(connection: Connection) -> dict[int, tuple[str, str]]:
@@ -37,9 +46,15 @@ def plate_names(connection: Connection) -> dict[int, tuple[str, str]]:
     return {row.id: (row.name, row.folder) for row in connection.execute(select(Plate.id, Plate.name, Plate.folder))}
 
 
-def _add_plate(connection: Connection, name: str, run: str, folder: str) -> int:
-    values = {"name": name, "key": name.casefold(), "run": run, "folder": folder, "channels": {}, "planes": []}
-    statement = insert(Plate).values(**values, created_at=utc_now()).returning(Plate.id)
+def plate_folders(connection: Connection, source: str) -> dict[int, tuple[str, str]]:
+    """Return name and folder of the runs of plates of one source by their key."""
+    statement = select(Plate.id, Plate.name, Plate.folder).where(Plate.source == source)
+    return {row.id: (row.name, row.folder) for row in connection.execute(statement)}
+
+
+def _add_plate(connection: Connection, name: str, run: str, folder: str, source: str = "") -> int:
+    values = {"name": name, "key": name.casefold(), "run": run, "source": source, "folder": folder}
+    statement = insert(Plate).values(**values, channels={}, planes=[], created_at=utc_now()).returning(Plate.id)
     return int(connection.execute(statement).scalar_one())
 
 
@@ -51,10 +66,10 @@ def _copy_treatments(connection: Connection, source: int, target: int) -> None:
         connection.execute(insert(WellTreatment), copies)
 
 
-def run_in_folder(connection: Connection, name: str, folder: str) -> str | None:
+def run_in_folder(connection: Connection, name: str, folder: str, source: str = "") -> str | None:
     """Return the run of plate `name` whose images lie in `folder`, None if there is none yet."""
-    statement = select(Plate.run).where(Plate.key == name.casefold(), Plate.folder == folder, Plate.run != "")
-    return connection.execute(statement.order_by(Plate.id.desc())).scalar()
+    here = (Plate.key == name.casefold(), Plate.folder == folder, Plate.source == source, Plate.run != "")
+    return connection.execute(select(Plate.run).where(*here).order_by(Plate.id.desc()).limit(1)).scalar()
 
 
 def import_treatments(

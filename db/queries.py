@@ -16,6 +16,7 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    nulls_first,
     or_,
     select,
     table,
@@ -76,7 +77,10 @@ def plate_runs(connection: Connection, name: str | None = None) -> list[PlateRow
     )  # fmt: skip
     if name is not None:
         statement = statement.where(Plate.key == name.casefold())
-    return [PlateRow(*row) for row in connection.execute(statement.order_by("first_at", Plate.id))]
+    return [
+        PlateRow(*row)
+        for row in connection.execute(statement.order_by(nulls_first(literal_column("first_at")), Plate.id))
+    ]
 
 
 def images_apart(connection: Connection, plate_id: int) -> tuple[int, int, int, int]:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -26,6 +27,13 @@ HISTOGRAM_BINS = 32
 """Bins of equal width over [0, 1] in a field's score histogram."""
 
 BigKey = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER keys count up by themselves in SQLite
+# SQLite keeps text and numbers of any length whatever their type; PostgreSQL takes its types at their word.
+Number = Integer().with_variant(BigInteger(), "postgresql")
+
+
+def short_text(length: int | None = None) -> String:
+    """Return the type of text that is rarely longer than `length` letters, and no database may refuse if it is."""
+    return String(length).with_variant(Text(), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -65,14 +73,15 @@ class Plate(Base):
     __table_args__ = (UniqueConstraint("key", "run"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(200))
-    key: Mapped[str] = mapped_column(String(200))
-    run: Mapped[str] = mapped_column(String(200))
+    name: Mapped[str] = mapped_column(short_text(200))
+    key: Mapped[str] = mapped_column(short_text(200))
+    run: Mapped[str] = mapped_column(short_text(200))
+    source: Mapped[str] = mapped_column(Text, default="", server_default="")  # whose paths, as in `image`
     folder: Mapped[str] = mapped_column(Text, default="")
-    layout: Mapped[str] = mapped_column(String(40), default="")
+    layout: Mapped[str] = mapped_column(short_text(40), default="")
     wells: Mapped[int | None]
-    channel: Mapped[str | None]
-    z: Mapped[int | None]
+    channel: Mapped[str | None] = mapped_column(short_text())
+    z: Mapped[int | None] = mapped_column(Number)
     choice: Mapped[str] = mapped_column(Text, default="")  # why this channel and this focal plane, in words
     channels: Mapped[dict[str, Any]]  # channel: its human label, of all that were met
     planes: Mapped[list[int]]  # focal planes that were met
@@ -87,8 +96,8 @@ class Compound(Base):
     __tablename__ = "compound"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(300))
-    key: Mapped[str] = mapped_column(String(300), unique=True)
+    name: Mapped[str] = mapped_column(short_text(300))
+    key: Mapped[str] = mapped_column(short_text(300), unique=True)
 
 
 class CompoundAlias(Base):
@@ -96,9 +105,9 @@ class CompoundAlias(Base):
 
     __tablename__ = "compound_alias"
 
-    key: Mapped[str] = mapped_column(String(300), primary_key=True)
+    key: Mapped[str] = mapped_column(short_text(300), primary_key=True)
     compound_id: Mapped[int] = mapped_column(ForeignKey("compound.id"), primary_key=True)
-    alias: Mapped[str] = mapped_column(String(300))
+    alias: Mapped[str] = mapped_column(short_text(300))
 
 
 class WellTreatment(Base):
@@ -109,11 +118,11 @@ class WellTreatment(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     plate_id: Mapped[int] = mapped_column(ForeignKey("plate.id"))
-    well: Mapped[str] = mapped_column(String(4))
+    well: Mapped[str] = mapped_column(short_text(4))
     compound_id: Mapped[int | None] = mapped_column(ForeignKey("compound.id"))
-    role: Mapped[str] = mapped_column(String(12))
+    role: Mapped[str] = mapped_column(short_text(12))
     dose: Mapped[float | None]
-    dose_unit: Mapped[str] = mapped_column(String(20), default="")
+    dose_unit: Mapped[str] = mapped_column(short_text(20), default="")
     dose_um: Mapped[float | None]
     treated_at: Mapped[datetime | None]
 
@@ -123,7 +132,7 @@ class Image(Base):
 
     __tablename__ = "image"
     __table_args__ = (
-        UniqueConstraint("path", "page", "generation"),
+        UniqueConstraint("source", "path", "page", "generation", name="uq_image_path"),
         CheckConstraint(f"state IN {STATES}", name="state"),
         CheckConstraint("state = 'scored' OR reason <> ''", name="reason"),
         Index("ix_image_place", "plate_id", "well", "state", "timepoint"),
@@ -172,31 +181,30 @@ class Image(Base):
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    source: Mapped[str] = mapped_column(Text, default="", server_default="")  # whose path it is: a daemon's; "": all's
     path: Mapped[str] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text)  # the last part of the path
-    page: Mapped[int]
+    page: Mapped[int] = mapped_column(Number)
     generation: Mapped[int] = mapped_column(default=1)
     plate_id: Mapped[int | None] = mapped_column(ForeignKey("plate.id"))
-    well: Mapped[str | None] = mapped_column(String(4))
-    field: Mapped[int | None]
+    well: Mapped[str | None] = mapped_column(short_text(4))
+    field: Mapped[int | None] = mapped_column(Number)
     timepoint: Mapped[int | None] = mapped_column(BigInteger)
-    channel: Mapped[str] = mapped_column(String(100), default="")
-    z: Mapped[int] = mapped_column(default=0)
+    channel: Mapped[str] = mapped_column(short_text(100), default="")
+    z: Mapped[int] = mapped_column(Number, default=0)
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     acquired_at: Mapped[datetime | None]
-    acquired_from: Mapped[str] = mapped_column(String(20), default="file")
+    acquired_from: Mapped[str] = mapped_column(short_text(20), default="file")
     pixel_um: Mapped[float | None]
     stage_x_um: Mapped[float | None]
     stage_y_um: Mapped[float | None]
-    sha256: Mapped[str | None] = mapped_column(String(64))  # of the decoded pixels
-    state: Mapped[str] = mapped_column(String(10))
+    sha256: Mapped[str | None] = mapped_column(short_text(64))  # of the decoded pixels
+    state: Mapped[str] = mapped_column(short_text(10))
     reason: Mapped[str] = mapped_column(Text, default="")
     excluded: Mapped[str] = mapped_column(Text, default="", server_default="")  # why a person took it out of its well
     attempts: Mapped[int] = mapped_column(default=0)
     next_attempt_at: Mapped[datetime | None]
-    leased_by: Mapped[str | None] = mapped_column(String(100))
-    leased_until: Mapped[datetime | None]
     seen_at: Mapped[datetime]
     done_at: Mapped[datetime | None]
 
@@ -207,7 +215,7 @@ class Model(Base):
     __tablename__ = "model"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    model_id: Mapped[str] = mapped_column(String(200), unique=True)
+    model_id: Mapped[str] = mapped_column(short_text(200), unique=True)
     demonstration: Mapped[str] = mapped_column(Text, default="")
     passport: Mapped[dict[str, Any]]
     added_at: Mapped[datetime]
@@ -237,10 +245,15 @@ class Cell(Base):
     """One cell of one image under one model; x and y in image pixels."""
 
     __tablename__ = "cell"
-    __table_args__ = ({"sqlite_with_rowid": False},)
+    # On PostgreSQL checking the references takes longer than all else about a cell; it is written with its field alone.
+    __table_args__ = (
+        ForeignKeyConstraint(["image_id"], ["image.id"]).ddl_if("sqlite"),
+        ForeignKeyConstraint(["model_id"], ["model.id"]).ddl_if("sqlite"),
+        {"sqlite_with_rowid": False},
+    )
 
-    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
-    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), primary_key=True)
+    image_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    model_id: Mapped[int] = mapped_column(primary_key=True)
     idx: Mapped[int] = mapped_column(primary_key=True)
     x: Mapped[float]
     y: Mapped[float]
@@ -254,7 +267,7 @@ class Incident(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     plate_id: Mapped[int | None] = mapped_column(ForeignKey("plate.id"))
-    kind: Mapped[str] = mapped_column(String(40))
+    kind: Mapped[str] = mapped_column(short_text(40))
     subject: Mapped[str] = mapped_column(Text, default="")  # the folder or plate that it is about
     message: Mapped[str] = mapped_column(Text)
     details: Mapped[dict[str, Any]]
@@ -268,9 +281,11 @@ class WatchedFolder(Base):
 
     __tablename__ = "watched_folder"
 
+    daemon: Mapped[str] = mapped_column(Text, primary_key=True)
     path: Mapped[str] = mapped_column(Text, primary_key=True)
-    pid: Mapped[int]
-    host: Mapped[str] = mapped_column(String(200))
+    source: Mapped[str] = mapped_column(Text)
+    pid: Mapped[int] = mapped_column(Number)
+    host: Mapped[str] = mapped_column(short_text(200))
     mode: Mapped[str] = mapped_column(Text)  # how it is watched, in words
     trouble: Mapped[str] = mapped_column(Text, default="")  # why it is not worked on now, in words
     started_at: Mapped[datetime]

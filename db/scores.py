@@ -1,13 +1,15 @@
 """Writing scores: the cells, their sums per field, and the model that made them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, insert, select
 
 from db.engine import utc_now
+from db.postgres import copy_cells
 from db.schema import HISTOGRAM_BINS, Cell, FieldScore, Model
 from sesmo_live.records import CellScores, ModelPassport
 
@@ -54,12 +56,25 @@ def save_scores(
             "scored_at": utc_now(),
         },
     )
-    if len(values):
-        rows = zip(range(len(values)), scores.centres.tolist(), values.tolist(), strict=True)
-        connection.execute(
-            insert(Cell),
-            [
-                {"image_id": image_id, "model_id": model_key, "idx": idx, "x": x, "y": y, "score": score}
-                for idx, (x, y), score in rows
-            ],
-        )
+    add_cells(connection, image_id, model_key, scores.centres, values)
+
+
+def add_cells(
+    connection: Connection, image_id: int, model_key: int, centres: NDArray[np.float64], values: NDArray[np.float64]
+) -> None:
+    """Write one field's cells: centres N×2 in px, scores N."""
+    n = len(values)
+    if n:
+        columns = ([image_id] * n, [model_key] * n, range(n), centres[:, 0].tolist(), centres[:, 1].tolist())
+        write_cells(connection, [*columns, values.tolist()])
+
+
+def write_cells(connection: Connection, columns: Sequence[Sequence[float]]) -> None:
+    """Write cells, column by column as the table has them, by the fastest way of the database."""
+    if connection.dialect.name == "postgresql":
+        copy_cells(connection, columns)
+    else:
+        names = Cell.__table__.columns.keys()
+        values = ", ".join("?" * len(names))
+        rows = list(zip(*columns, strict=True))
+        connection.exec_driver_sql(f"INSERT INTO cell ({', '.join(names)}) VALUES ({values})", rows)

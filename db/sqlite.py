@@ -1,11 +1,13 @@
 """SQLite's own ways: its file, connections that write (WAL) or only read, and places where it cannot work."""
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from sesmo_live.errors import StoreError, UsageError
 
@@ -23,14 +25,28 @@ def database_url(path_or_url: str | Path) -> str:
     """Return a SQLAlchemy URL for a SQLite file path, or the URL itself."""
     text = str(path_or_url)
     if "://" in text:
-        return text
+        return text.replace("postgres://", "postgresql://", 1) if text.startswith("postgres://") else text
     return f"sqlite:///{Path(text).expanduser().absolute().as_posix()}"
 
 
 def sqlite_path(url: str) -> Path | None:
-    """Return the file behind a SQLite URL, None for any other database."""
-    parsed = make_url(url)
-    return Path(parsed.database).absolute() if parsed.get_backend_name() == "sqlite" and parsed.database else None
+    """Return the file behind a SQLite URL, None for a PostgreSQL one; raise UsageError for what is neither."""
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            return Path(parsed.database).absolute()
+        if parsed.get_backend_name() == "postgresql" and parsed.database:
+            return None
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        pass
+    raise UsageError(
+        f"{_without_password(url)} is no database of ours; give a file such as sesmo.db, or a URL such as "
+        "postgresql://user@server/sesmo"
+    )
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^/@]*?:)[^/]*@", r"\1***@", url)
 
 
 def display_name(path_or_url: str | Path) -> str:

@@ -151,7 +151,7 @@ class Book:
         try:
             engine = open_reader(self._plan.database)
             with store_errors(self._plan.database), engine.connect() as connection:
-                return {paths[row.path]: (row.state, row.reason) for row in images_at(connection, paths)}
+                return {paths[row.path]: (row.state, row.reason) for row in images_at(connection, paths, source=None)}
         except (StoreError, UsageError) as error:
             log.warning("%s; nothing is refocused", error)
             return {}

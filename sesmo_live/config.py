@@ -1,6 +1,7 @@
 """Settings: `config.toml` read strictly, every key described with its unit."""
 
 import difflib
+import platform
 import tomllib
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -27,7 +28,18 @@ class _Section(BaseModel):
 class Database(_Section):
     """Where scores are kept."""
 
-    url: str = Field("sesmo.db", description="SQLite file, or any SQLAlchemy URL")
+    url: str = Field("sesmo.db", description="SQLite file, or a PostgreSQL URL")
+
+
+class Service(_Section):
+    """Who this daemon is among those that write one PostgreSQL database."""
+
+    name: str = Field("", description="name of its own; empty: this computer's name")
+
+    @property
+    def daemon(self) -> str:
+        """The name, never empty."""
+        return self.name.strip() or platform.node() or "sesmo-live"
 
 
 class Scoring(_Section):
@@ -95,6 +107,7 @@ class Watch(_Section):
     """One watched folder."""
 
     folder: Path = Field(description="the folder; images may lie in folders below it")
+    shared: bool = Field(False, description="daemons on other computers watch this folder, too, by the same path")
     plate: str = Field("", description="plate name; empty: from the layout, else the folder's name")
     layout: str = Field("auto", description="auto, regex, or the name of a layout preset")
     pattern: str = Field("", description="with layout = 'regex': a regular expression with named groups")
@@ -143,6 +156,7 @@ class Settings(_Section):
     """All of `config.toml`."""
 
     database: Database = Database()
+    service: Service = Service()
     scoring: Scoring = Scoring()
     watching: Watching = Watching()
     decoding: Decoding = Decoding()
@@ -216,6 +230,7 @@ def _fields_at(location: tuple[int | str, ...]) -> dict[str, Any]:
     """Return the fields of the section at a location in the file."""
     sections: dict[str, type[BaseModel]] = {
         "database": Database,
+        "service": Service,
         "scoring": Scoring,
         "watching": Watching,
         "decoding": Decoding,

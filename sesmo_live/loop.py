@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from acquisition.folder import Sighting
 from db.folders import beat
+from sesmo_live.claims import Claims
 from sesmo_live.errors import ModelError, SesmoError
 from sesmo_live.heartbeat import notify
 from sesmo_live.ingest.companions import give_up
@@ -59,6 +60,7 @@ class Loop:
         intakes: list[Intake],
         inbox: "Queue[Any]",
         vigil: Vigil,
+        claims: Claims,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self._engine = engine
@@ -66,6 +68,7 @@ class Loop:
         self._by_recipe = {id(intake.plan.recipe): intake for intake in intakes}
         self._inbox = inbox
         self._vigil = vigil
+        self._claims = claims
         self._once = all(intake.plan.once for intake in intakes)
         self._on_progress = on_progress
         self._next_report = self._next_ask = self._next_beat = 0.0
@@ -129,12 +132,16 @@ class Loop:
     def _look_after(self, connection: Connection, now: float) -> None:
         """Do what the time asks for: attempts that are due, wishes from outside, signs of life, stalls."""
         ask, beats = now >= self._next_ask, now >= self._next_beat
+        if ask:
+            self._claims.look(connection)
+        if beats:
+            self._claims.beat(connection)
         for intake in self._intakes:
             if ask:
                 intake.retry_asked(connection)
             intake.retry_due(connection)
             if beats:
-                beat(connection, intake.plan.root, intake.mode, intake.trouble, intake.scanned_at)
+                beat(connection, self._claims.daemon, intake.plan.root, intake.mode, intake.trouble, intake.scanned_at)
         if not self._once and self._looked_everywhere and not any(intake.trouble for intake in self._intakes):
             self._vigil.check_stalls(connection, now)
         if beats:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_state_path
 from sqlalchemy import Connection
 
 from acquisition.isolation import Isolated
@@ -109,7 +111,8 @@ def _serve(
                 model = models[folder.options.model or settings.scoring.model]
                 key = ensure_model(connection, model.passport)
                 plan = _plan(settings, folder, model, key, read)
-                plans.append(replace(plan, suspects=suspects, once=once))
+                source = "" if sqlite_path(database_url(url)) or folder.options.shared else settings.service.daemon
+                plans.append(replace(plan, suspects=suspects, once=once, source=source))
                 _import_map(connection, folder.options)
         notify("READY=1")
         vigil = Vigil(settings.alerts, notifier)
@@ -117,7 +120,8 @@ def _serve(
         while True:
             try:
                 session.work()
-                break
+                if not session.goes_on:
+                    break
             except StorePausedError as error:
                 session.wait_for_store(error)
         notify("STOPPING=1")
@@ -153,6 +157,8 @@ def _folders(settings: Settings) -> list[_Folder]:
     for root, options in zip(_roots(settings), settings.watch, strict=True):
         if options.platemap and not options.plate:
             raise UsageError(f"the plate map {options.platemap} needs the plate it is for; set plate for that folder")
+        if options.shared and sqlite_path(database_url(settings.database.url)):
+            raise UsageError(f"{root} cannot be shared through a SQLite file; give [database] a PostgreSQL URL")
         parse = open_layout(options.layout, pattern=options.pattern or None, wells=options.wells or None)
         found.append(_Folder(root, options, parse, read_barcodes(options.barcodes) if options.barcodes else {}))
     return found
@@ -218,8 +224,7 @@ def _readers(settings: Settings, roots: list[Path]) -> Iterator[tuple[list[Read]
     """
     wish, decoding = settings.decoding.isolate, settings.decoding
     workers = settings.scoring.readers
-    database = sqlite_path(database_url(settings.database.url))
-    note = None if database is None or wish == "never" else Path(f"{database}.reading")
+    note = None if wish == "never" else _note(settings, roots)
     with (
         Isolated(workers=workers, timeout_s=decoding.timeout_s, memory_mb=decoding.memory_mb) as pool,
         Witness(note, pool.call) as witness,
@@ -228,6 +233,23 @@ def _readers(settings: Settings, roots: list[Path]) -> Iterator[tuple[list[Read]
             log.warning("%s was being read when this program ended; it is read in a process of its own", path)
         apart = [wish == "always" or (wish == "auto" and is_network(root)) for root in roots]
         yield [pool.call if isolated else witness.read for isolated in apart], witness.suspects
+
+
+def _note(settings: Settings, roots: list[Path]) -> Path | None:
+    """Return where it is noted what is being read: beside a SQLite file, else among this user's own files."""
+    database = sqlite_path(database_url(settings.database.url))
+    if database is not None:
+        return Path(f"{database}.reading")
+    folder = Path(
+        os.environ.get("STATE_DIRECTORY") or user_state_path("sesmo-live", appauthor=False)
+    )  # systemd's, if it gave one
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("what is being read cannot be noted in %s (%s): a file may kill this program twice", folder, error)
+        return None
+    whose = "\n".join([settings.service.daemon, *map(str, roots)])
+    return folder / f"{hashlib.sha256(whose.encode()).hexdigest()[:16]}.reading"
 
 
 def _plan(settings: Settings, folder: _Folder, model: _Model, model_key: int, read: Read) -> WatchPlan:

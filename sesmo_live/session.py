@@ -16,7 +16,9 @@ from sqlalchemy import Engine
 from acquisition.folder import Sighting, scan, watch
 from acquisition.shares import is_network
 from db.engine import kept_open, store_answers, store_errors, utc_now
-from db.folders import start_watching, stop_watching
+from db.folders import stop_watching
+from db.sqlite import display_name
+from sesmo_live.claims import Claims
 from sesmo_live.config import Settings
 from sesmo_live.errors import StorePausedError
 from sesmo_live.heartbeat import notify
@@ -64,11 +66,15 @@ class Session:
         self._on_progress = on_progress
         self._open_pipeline = open_pipeline
         self._once = plans[0].once
+        self._claims = Claims(settings.service.daemon, plans, stop)
         self._paused: tuple[str, datetime] | None = None
         self._wait_s, self._resumed_at = STORE_RETRY_S, float("-inf")
 
     def work(self) -> None:
-        """Work until all is done or `stop` is set; raise StorePausedError when the database can take nothing now."""
+        """Work until all is done, `stop` is set, or a folder becomes free that another daemon had.
+
+        Raises StorePausedError when the database can take nothing now.
+        """
         inbox: Queue[Any] = Queue()
         url = self._settings.database.url
         with ExitStack() as stack:
@@ -78,18 +84,23 @@ class Session:
             stack.callback(ended.set)
             with store_errors(url):
                 self._open_intakes(pipeline, inbox.put)
-                loop = Loop(self._engine, self.intakes, inbox, self._vigil, self._on_progress)
+                loop = Loop(self._engine, self.intakes, inbox, self._vigil, self._claims, self._on_progress)
                 for intake in self.intakes:
                     self._start_watcher(intake, ended, inbox)
                 with kept_open(url):
-                    loop.until(lambda: self._stop.is_set() or (self._once and loop.idle))
+                    loop.until(lambda: self._stop.is_set() or self._claims.freed or (self._once and loop.idle))
             complete = self._once and loop.idle
             ended.set()
             pipeline.close()
             with store_errors(url):
                 loop.drain(complete=complete)
                 with self._engine.begin() as connection:
-                    stop_watching(connection)
+                    stop_watching(connection, self._claims.daemon, [plan.root for plan in self._plans])
+
+    @property
+    def goes_on(self) -> bool:
+        """Say whether work ended only to begin again with another folder."""
+        return self._claims.freed and not self._stop.is_set()
 
     def wait_for_store(self, error: StorePausedError) -> None:
         """Wait until the database can take scores again; raise `error` if told to stop before."""
@@ -97,7 +108,7 @@ class Session:
         self._wait_s = min(2 * self._wait_s, MOST_WAIT_S) if again_so_soon else STORE_RETRY_S
         log.error("paused: %s; it is tried every %g s", error, self._wait_s)
         self._paused = (str(error), utc_now())
-        self._vigil.store_paused(self._settings.database.url, str(error))
+        self._vigil.store_paused(display_name(self._settings.database.url), str(error))
         answers = False
         while not answers:
             notify("WATCHDOG=1")
@@ -110,17 +121,16 @@ class Session:
         log.warning("the database can be written again; the work goes on")
 
     def _open_intakes(self, pipeline: AnyPipeline, post: Callable[[Any], None]) -> None:
-        """Make an intake for every folder, from what the ledger knows of it."""
-        before: list[Intake | None] = [*self.intakes] or [None] * len(self._plans)
-        intakes = [Intake(plan, pipeline, post) for plan in self._plans]
+        """Make an intake for every folder that is ours now, from what the ledger knows of it."""
+        before = {intake.plan.root: intake for intake in self.intakes}
+        intakes = [Intake(plan, pipeline, post) for plan in self._claims.take(self._engine)]
         with self._engine.begin() as connection:
-            for intake, earlier in zip(intakes, before, strict=True):
-                intake.load(connection, earlier)
-            start_watching(connection, [plan.root for plan in self._plans])
-            if not (self._once or self.intakes):
-                self._vigil.remember(connection, self._plans)
+            for intake in intakes:
+                intake.load(connection, before.get(intake.plan.root))
+            if not self._once:
+                self._vigil.remember(connection, [one.plan for one in intakes if one.plan.root not in before])
             if self._paused:
-                self._vigil.store_back(connection, self._settings.database.url, *self._paused)
+                self._vigil.store_back(connection, display_name(self._settings.database.url), *self._paused)
         self._paused = None
         self.intakes = intakes
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from db import incidents
 from db.engine import utc_now
-from db.plates import plate_names
+from db.plates import plate_folders
 from sesmo_live.alerts import Notifier
 from sesmo_live.config import Alerts
 from sesmo_live.ingest.intake import Intake
@@ -20,6 +20,11 @@ STALL_CHECK_S = 5.0
 
 MEMORY = timedelta(days=3)
 """How far back a restarted service looks for the rhythm of its plates."""
+
+
+def said_by(source: str, name: str) -> str:
+    """Return how a folder or plate is called in incidents: beside its daemon's name where there are several."""
+    return f"{source}: {name}" if source else name
 
 
 class Vigil:
@@ -36,22 +41,28 @@ class Vigil:
     def remember(self, connection: Connection, plans: list[WatchPlan]) -> None:
         """Learn the rhythm of the plates of these folders from what earlier runs of the service saw."""
         now, moment = time.monotonic(), utc_now()
-        known = plate_names(connection)
+        known = {
+            plate_id: (name, plan)
+            for plan in plans
+            for plate_id, (name, folder) in plate_folders(connection, plan.source).items()
+            if Path(folder).is_relative_to(plan.root)
+        }
         for row in incidents.arrivals(connection, moment - MEMORY):
-            name, folder = known[row.plate_id]
-            plan = next((plan for plan in plans if Path(folder).is_relative_to(plan.root)), None)
-            if plan is not None:
+            if row.plate_id in known:
+                name, plan = known[row.plate_id]
                 first, last = (now - (moment - at).total_seconds() for at in (row.first_at, row.last_at))
                 self._rhythm(row.plate_id, name, plan).remember(row.timepoint, first, last, row.images)
 
     def _rhythm(self, plate_id: int, name: str, plan: WatchPlan) -> Rhythm:
         if plate_id not in self._rhythms:
-            self._rhythms[plate_id] = Rhythm(name, plan.options.frame_interval_s, plan.options.timepoints)
+            self._rhythms[plate_id] = Rhythm(
+                said_by(plan.source, name), plan.options.frame_interval_s, plan.options.timepoints
+            )
         return self._rhythms[plate_id]
 
     def look(self, connection: Connection, intake: Intake, now: float) -> None:
         """Take what happened in one folder, and say what is wrong with it, or no longer."""
-        folder = str(intake.plan.root)
+        folder = said_by(intake.plan.source, str(intake.plan.root))
         for plate, timepoint, backlog in intake.arrivals:
             self._rhythm(plate.plate_id, plate.name, intake.plan).arrived(timepoint, now, backlog=backlog)
         intake.arrivals.clear()

@@ -1,7 +1,7 @@
 """What every test shares: where the real images lie, a model without a network, images of blobs."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sesmo_live import service
 from sesmo_live.config import Settings, settings_from
 from tests.alone import room
 from tests.figures import FIGURES
+from tests.postgres import Server, running_server
 from tests.stub import lazy_stub, write_stub_model
 
 MUST_RUN = ("realdata", "microscope", "browser", "postgres", "slow")
@@ -73,6 +74,13 @@ def shared() -> Path:
 def stub_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model without a network."""
     return write_stub_model(tmp_path_factory.mktemp("model") / "stub")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """Return a PostgreSQL server of this process's own; skip with the reason where there is none."""
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -4,10 +4,13 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
@@ -25,6 +28,7 @@ from db.engine import (
     schema_revision,
     store_errors,
 )
+from db.schema import Base
 from sesmo_live.cli.app import app
 from sesmo_live.errors import StoreError, UsageError
 from tests.test_db import image_row
@@ -68,6 +72,45 @@ def test_an_older_schema_is_read_after_an_upgrade_whose_backup_has_a_name_of_its
         f"s.before-{head_revision()}-2.db",
     ]
     assert all(copy and schema_revision(open_engine(copy)) == "0001" for copy in copies)
+
+
+def test_rows_of_before_servers_come_through_and_stay_together(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with open_engine(path, write=True, create=True).begin() as connection:
+        command.upgrade(migration_config(connection), "0003")
+    when = "2026-11-30 12:00:00.000001"
+    with closing(sqlite3.connect(path)) as raw:
+        plate = "(7, 'P', 'p', 'r', '/f', '', 96, 'Phase', 0, '', '{}', '[0]', 3600, NULL, ?)"
+        raw.execute(f"INSERT INTO plate VALUES {plate}", [when])
+        raw.execute("INSERT INTO model VALUES (3, 'm', '', '{}', ?)", [when])
+        columns = "id, path, name, page, generation, plate_id, well, field, timepoint, channel, z, size, mtime_ns"
+        for key, generation, state in ((11, 1, "superseded"), (12, 2, "scored"), (19, 1, "failed")):
+            raw.execute(
+                f"INSERT INTO image ({columns}, acquired_from, state, reason, attempts, seen_at, leased_by, excluded) "
+                "VALUES (?, ?, 'a.tif', 0, ?, 7, 'B03', 1, 1, 'Phase', 0, 5, ?, 'file', ?, ?, 2, ?, NULL, 'hair')",
+                [key, f"/f/{key // 13}.tif", generation, 2**61, state, "" if state == "scored" else "why", when],
+            )
+        raw.execute("INSERT INTO field_score VALUES (12, 3, 1, 0.5, 0.25, 1, '[]', '{}', ?)", [when])
+        raw.execute("INSERT INTO cell VALUES (12, 3, 0, 1.5, 2.5, 0.5)")
+        raw.execute("INSERT INTO watched_folder VALUES ('/f', 1, 'h', '', '', ?, ?, NULL)", [when, when])
+        raw.commit()
+        before = raw.execute(f"SELECT {columns}, state, reason, seen_at, excluded FROM image ORDER BY id").fetchall()
+    assert upgrade(path) is not None
+    with closing(sqlite3.connect(path)) as raw:
+        after = raw.execute(f"SELECT {columns}, state, reason, seen_at, excluded FROM image ORDER BY id").fetchall()
+        assert after == before
+        assert raw.execute("SELECT DISTINCT source FROM image UNION SELECT source FROM plate").fetchall() == [("",)]
+        assert raw.execute("SELECT x, y, score FROM cell").fetchall() == [(1.5, 2.5, 0.5)]
+        assert raw.execute("SELECT n_over FROM field_score").fetchall() == [(1,)]
+        assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        references = {row[2] for row in raw.execute("PRAGMA foreign_key_list(cell)")}
+        assert references == {"image", "model"}
+        raw.execute("PRAGMA foreign_keys = ON")
+        with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+            raw.execute("DELETE FROM image WHERE id = 12")
+    with open_engine(path, write=True).connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
 def test_a_migration_that_fails_changes_nothing_and_leaves_no_backup(

@@ -1,5 +1,6 @@
 """Settings: strict, helpful, and as documented in config.toml."""
 
+import platform
 import re
 import tomllib
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from sesmo_live.cli.options import settings_for
 from sesmo_live.config import Settings, Watch, load_settings, settings_from
 from sesmo_live.errors import ConfigError
 
@@ -79,3 +81,12 @@ def test_paths_count_from_the_file_and_times_from_the_zone(tmp_path: Path) -> No
     treated = settings.watch[0].treated_at
     assert treated is not None
     assert treated.astimezone(UTC) == datetime(2026, 7, 1, 8, tzinfo=UTC)
+
+
+def test_a_daemon_is_called_by_its_option_its_setting_or_its_computer() -> None:
+    def daemon(name: str | None) -> str:
+        return settings_for(None, db=None, model=None, no_refuse=False, watch={}, name=name).service.daemon
+
+    assert daemon("scope1") == "scope1"
+    assert daemon(None) == platform.node()
+    assert settings_from({"service": {"name": "scope2"}}, "test").service.daemon == "scope2"

@@ -258,10 +258,10 @@ def test_what_is_no_database_fails(tmp_path: Path, images: Path, stub_model: Pat
 def test_what_is_no_url_fails(images: Path, stub_model: Path) -> None:
     findings = examine(plans(images, Path(), stub_model).model_copy(update={"database": Database(url="://")}))
     failed = [(finding.name, finding.remedy) for finding in findings if finding.state == "fail"]
-    assert failed == [("database", "write a file such as sesmo.db")]
+    assert failed == [("database", "give a file such as sesmo.db, or a URL such as postgresql://user@server/sesmo")]
 
 
-@pytest.mark.parametrize(("revision", "state"), [("0001", "warn"), ("9999", "fail")])
+@pytest.mark.parametrize(("revision", "state"), [("0003", "warn"), ("9999", "fail")])
 def test_another_schema(revision: str, state: str, tmp_path: Path, images: Path, stub_model: Path) -> None:
     write_ledger(tmp_path / "sesmo.db", images)
     with open_engine(tmp_path / "sesmo.db", write=True).begin() as connection:
@@ -287,18 +287,18 @@ def test_a_running_daemon_is_no_fault(tmp_path: Path, images: Path, stub_model: 
     db = tmp_path / "sesmo.db"
     write_ledger(db, images)
     with open_engine(db, write=True).begin() as connection:
-        start_watching(connection, [images])
-        beat(connection, images, "scanned every 5 s, sooner on events", "", utc_now())
+        start_watching(connection, "scope", {images: ""})
+        beat(connection, "scope", images, "scanned every 5 s, sooner on events", "", utc_now())
     with daemon_on(db):
         found = named(examine(plans(images, db, stub_model)), "daemon")
         assert found.state == "ok"
         assert "sooner on events" in found.found
         with open_engine(db, write=True).begin() as connection:
-            beat(connection, images, "polling", "the share is gone", None)
+            beat(connection, "scope", images, "polling", "the share is gone", None)
         found = named(examine(plans(images, db, stub_model)), "daemon")
         assert (found.state, "the share is gone" in found.found) == ("warn", True)
         with open_engine(db, write=True).begin() as connection:
-            beat(connection, images, "polling", "", None)
+            beat(connection, "scope", images, "polling", "", None)
             old = utc_now() - timedelta(minutes=20)
             connection.execute(text("UPDATE watched_folder SET beat_at = :old"), {"old": old.replace(tzinfo=None)})
         found = named(examine(plans(images, db, stub_model)), "daemon")

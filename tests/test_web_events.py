@@ -133,8 +133,8 @@ def test_twenty_viewers_hear_and_ask_and_the_database_is_asked_once(
 ) -> None:
     asked: list[str] = []
 
-    def counted(url: str, *, busy_s: float) -> object:
-        engine = open_reader(url, busy_s=busy_s)
+    def counted(url: str, *, busy_s: float, pooled: bool) -> object:
+        engine = open_reader(url, busy_s=busy_s, pooled=pooled)
         event.listen(engine, "begin", lambda _: asked.append("transaction"))
         return engine
 

@@ -76,7 +76,7 @@ def import_map(
     )
     url = database_of(db, config)
     upgrade(url)
-    with store_errors(url), open_engine(url, write=True).begin() as connection:
+    with store_errors(url), open_engine(url, write=True, checkpoint=False).begin() as connection:
         runs = import_treatments(connection, plate, found.treatments, moment)
     say(found.notes)
     counts = {
@@ -169,36 +169,52 @@ def backup_database(
 ) -> None:
     """Copy the database to a file, also while it is in use."""
     from db.care import backup
+    from db.sqlite import display_name, existing_file
 
-    source = _database_file(database_of(db, config), "backup")
+    url = database_of(db, config)
+    source = existing_file(url)
+    if source is None:
+        raise UsageError(
+            f"{display_name(url)} is not a SQLite file; use its server's own backup: pg_dump --format=custom "
+            f"--file={target} --dbname=URL, or copy it to a SQLite file with: sesmo-live db copy"
+        )
     say([f"wrote {backup(source, target)}"])
+
+
+@db_app.command("copy")
+def copy_to(
+    source: Annotated[str, typer.Argument(help="SQLite file or PostgreSQL URL to read")],
+    target: Annotated[str, typer.Argument(help="the empty one to write; a SQLite file is made")],
+    output: FormatOption = Format.table,
+) -> None:
+    """Copy a database to another one, from SQLite to PostgreSQL or back, and read it back to be sure."""
+    from dataclasses import asdict
+
+    from db.copying import copy_database
+    from db.sqlite import display_name
+
+    copied = copy_database(source, target)
+    show([asdict(table) for table in copied], output)
+    say([f"{display_name(target)} holds the same as {display_name(source)}: {sum(t.rows for t in copied)} rows"])
 
 
 @db_app.command("check")
 def check_database(db: DatabaseOption = None, config: ConfigOption = None, output: FormatOption = Format.table) -> None:
-    """Check a SQLite database for damage, and count the images of its ledger by state."""
+    """Check a database for damage (SQLite; a server checks its own), and count the images of its ledger by state."""
     from db.care import check, damage_sentence
     from db.engine import known_revision, open_engine, store_errors
     from db.ledger import image_counts
-
-    file = _database_file(database_of(db, config), "check")
-    wrong = check(file)
-    if wrong:
-        say(wrong)
-        raise StoreError(damage_sentence(file))
-    engine = open_engine(file)
-    if known_revision(engine, file) is None:
-        raise StoreError(f"the database {file} is empty; run or score something first")
-    with store_errors(file), engine.connect() as connection:
-        counts = image_counts(connection)
-    show([{"images": sum(counts.values()), **counts}], output)
-    say([f"{file} is sound"])
-
-
-def _database_file(url: str, what: str) -> Path:
     from db.sqlite import display_name, existing_file
 
-    file = existing_file(url)
-    if file is None:
-        raise UsageError(f"{display_name(url)} is not a SQLite file; use its server's own {what}")
-    return file
+    url = database_of(db, config)
+    file, name = existing_file(url), display_name(url)
+    if file is not None and (wrong := check(file)):
+        say(wrong)
+        raise StoreError(damage_sentence(file))
+    engine = open_engine(url)
+    if known_revision(engine, url) is None:
+        raise StoreError(f"the database {name} is empty; run or score something first")
+    with store_errors(url), engine.connect() as connection:
+        counts = image_counts(connection)
+    show([{"images": sum(counts.values()), **counts}], output)
+    say([f"{name} is sound" if file else f"{name} can be read; for damage ask its server: pg_amcheck"])

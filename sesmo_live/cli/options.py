@@ -10,10 +10,13 @@ from sesmo_live.cli.output import Format, say
 from sesmo_live.config import COMMAND_LINE, Settings, load_settings, settings_from
 from sesmo_live.errors import ModelError, UsageError
 
-DatabaseOption = Annotated[str | None, typer.Option("--db", help="SQLite file or SQLAlchemy URL [sesmo.db]")]
+DatabaseOption = Annotated[str | None, typer.Option("--db", help="SQLite file or PostgreSQL URL [sesmo.db]")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="configuration file [config.toml, if there]")]
 FormatOption = Annotated[Format, typer.Option("--format", help="how the answer is printed")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="model folder or name [the demonstration model]")]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="this daemon's name in a shared database [this computer's]")
+]
 PlateOption = Annotated[str | None, typer.Option("--plate", help="plate name [from the layout or the folder]")]
 LayoutOption = Annotated[str | None, typer.Option("--layout", help="layout preset, auto or regex [auto]")]
 PatternOption = Annotated[str | None, typer.Option("--pattern", help="regular expression for --layout regex")]
@@ -50,6 +53,7 @@ def settings_for(
     watch: dict[str, Any],
     precision: str | None = None,
     web: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> Settings:
     """Return the configuration file's settings, changed by what the command line says.
 
@@ -66,10 +70,12 @@ def settings_for(
         blocks = data.get("watch", [])
         data["watch"] = [_on_top(_block_of(folder, blocks, file), {**given, "folder": folder}) for folder in folders]
     elif given:
-        name = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{name} is for a folder that is named with it; set it in the [[watch]] block instead")
+        option = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{option} is for a folder that is named with it; set it in the [[watch]] block instead")
     if db is not None:
         data["database"] = {"url": db}
+    if name is not None:
+        data["service"] = {"name": name}
     if model is not None:
         data["watch"] = [{**folder, "model": model} for folder in data.get("watch", [])]
     if no_refuse:
@@ -79,8 +85,8 @@ def settings_for(
     if web_given := {name: value for name, value in (web or {}).items() if value is not None}:
         data["web"] = {**data.get("web", {}), **web_given}
     settings = settings_from(data, COMMAND_LINE)
-    for name in {folder.model or settings.scoring.model for folder in settings.watch}:
-        model_folder(name)
+    for wanted in {folder.model or settings.scoring.model for folder in settings.watch}:
+        model_folder(wanted)
     return settings
 
 

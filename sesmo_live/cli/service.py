@@ -87,6 +87,7 @@ def score(
     layout: o.LayoutOption = None,
     pattern: o.PatternOption = None,
     db: o.DatabaseOption = None,
+    name: o.NameOption = None,
     model: o.ModelOption = None,
     channel: o.ChannelOption = None,
     z: o.PlaneOption = None,
@@ -121,7 +122,9 @@ def score(
         "platemap": platemap,
         "treated_at": treated_at,
     }
-    settings = o.settings_for(config, db=db, model=model, no_refuse=no_refuse, watch=watch, precision=precision)
+    settings = o.settings_for(
+        config, db=db, model=model, no_refuse=no_refuse, watch=watch, precision=precision, name=name
+    )
     folders = ", ".join(str(item.folder) for item in settings.watch)
     if not folders:
         raise UsageError(
@@ -255,6 +258,7 @@ def run(
     layout: o.LayoutOption = None,
     pattern: o.PatternOption = None,
     db: o.DatabaseOption = None,
+    name: o.NameOption = None,
     model: o.ModelOption = None,
     channel: o.ChannelOption = None,
     z: o.PlaneOption = None,
@@ -289,17 +293,18 @@ def run(
     with stop_on_signal() as stop:  # before the slow imports, so that a stop at any moment is a clean one
         web = {"port": port, "enabled": False if no_page else None}
         settings = o.settings_for(
-            config, db=db, model=model, no_refuse=no_refuse, watch=values, web=web, precision=precision
+            config, db=db, model=model, no_refuse=no_refuse, watch=values, web=web, precision=precision, name=name
         )
         log = settings.logging
         start_logging(log.file, log.max_mb, log.keep)
         folders = ", ".join(str(item.folder) for item in settings.watch)
+        from db.sqlite import display_name
         from sesmo_live.service import run as watch_folders
         from sesmo_live.serving import page
 
         with page(settings, open_page=open_page) as start_page:
             # Both at the first report: what cannot start must not have said that it watches.
-            opening = f"watching {folders}; scores go to {settings.database.url}; Ctrl-C ends"
+            opening = f"watching {folders}; scores go to {display_name(settings.database.url)}; Ctrl-C ends"
             summary = watch_folders(settings, stop, _Ticker(opening, begin=start_page))
     show_summary(summary, Format.table)
     say_nothing_scored(settings, summary)

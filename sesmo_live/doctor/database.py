@@ -11,8 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from filelock import Timeout
-from sqlalchemy import Connection, func, inspect, select
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection, func, select
 
 from db.disks import network_filesystem
 from db.engine import head_revision, ingest_lock, open_engine, schema_revision, store_errors, utc_now
@@ -21,7 +20,7 @@ from db.ledger import image_counts
 from db.schema import Image, Plate
 from db.sqlite import database_url, display_name, sqlite_path
 from sesmo_live.doctor.findings import Check, Findings, duration
-from sesmo_live.errors import StoreError, UsageError
+from sesmo_live.errors import StoreError
 
 QUICK_CHECK_S = 30.0
 """A larger database is left to `sesmo-live db check`."""
@@ -44,10 +43,7 @@ class Rate:
 
 def database_file(path_or_url: str) -> Path | None:
     """Return the SQLite file, None for a server's database; raise UsageError for what is neither."""
-    try:
-        return sqlite_path(database_url(path_or_url))
-    except ArgumentError as error:
-        raise UsageError("[database] url is neither a file nor a URL; write a file such as sesmo.db") from error
+    return sqlite_path(database_url(path_or_url))
 
 
 @contextmanager
@@ -88,9 +84,9 @@ def check_database(path_or_url: str) -> Findings:
             yield Check(
                 "database", "fail", f"{found}; this program has {head_revision()}", "install a newer sesmo-live"
             )
-        if file is not None:
-            yield _soundness(connection)
-        yield from _check_daemon(connection, file)
+        yield _server(connection) if file is None else _soundness(connection)
+        if revision == head_revision():
+            yield from _check_daemon(connection, file)
 
 
 def _check_place(file: Path) -> Findings:
@@ -110,6 +106,21 @@ def _check_place(file: Path) -> Findings:
         yield Check("database folder", "fail", found, "give a path on a local disk in [database], or PostgreSQL")
     else:
         yield Check("database folder", "ok", f"{folder} is writable, on a local disk")
+
+
+def _server(connection: Connection) -> Check:
+    """Look whether a server's database can be written, and hold every letter."""
+    columns = "pg_is_in_recovery(), has_schema_privilege('public', 'CREATE')"
+    asked = f"SELECT {columns}, current_setting('server_version'), current_setting('server_encoding')"
+    replica, may_write, version, encoding = connection.exec_driver_sql(asked).one()
+    found = f"PostgreSQL {version}, {encoding}"
+    if replica:
+        return Check("database server", "fail", f"{found}, a read-only replica", "give the URL of its primary server")
+    if encoding != "UTF8":
+        return Check("database server", "fail", found, "make the database with: createdb --encoding UTF8")
+    if not may_write:
+        return Check("database server", "warn", f"{found}; this user may not make tables", "see docs/postgres.md")
+    return Check("database server", "ok", found)
 
 
 def _soundness(connection: Connection) -> Check:
@@ -134,14 +145,16 @@ def _soundness(connection: Connection) -> Check:
 def _check_daemon(connection: Connection, file: Path | None) -> Findings:
     """Say whether a daemon runs on this database, and what it last said of its folders."""
     running = _locked(file)
-    rows = watched_folders(connection) if inspect(connection).has_table("watched_folder") else []
-    if not rows:
+    rows = watched_folders(connection)
+    if not rows and file is None:
+        yield Check("daemon", "ok", "no daemon is at work on this database")
+    elif not rows:
         known = {True: "is running", False: "is not running", None: "may be running: its lock cannot be asked"}[running]
         yield Check("daemon", "ok", f"sesmo-live run {known} on this database")
     for row in rows:
         silent = utc_now() - row.beat_at
         found = f"{row.path}: {row.mode or 'starting'}, last sign of life {duration(silent.total_seconds())} ago"
-        found += f" from process {row.pid} on {row.host}"
+        found += f" from {row.daemon} (process {row.pid} on {row.host})"
         if running is False:
             yield Check("daemon", "warn", f"{found}; it is gone without a word", "see its log; sesmo-live run goes on")
         elif row.trouble:
@@ -189,7 +202,7 @@ def last_rate(connection: Connection, root: Path) -> Rate | None:
     span_s = (last - first).total_seconds()
     hours = span_s * rounds / (rounds - 1) / 3600  # the first round's images took their share of time, too
     interval = connection.execute(select(Plate.frame_interval_s).where(Plate.id == plate_id)).scalar()
-    return Rate(size / hours, n / hours, interval or (span_s / (frames - 1) if frames > 1 else None))
+    return Rate(float(size) / hours, n / hours, interval or (span_s / (frames - 1) if frames > 1 else None))
 
 
 def newest_moments(connection: Connection) -> list[tuple[str, datetime]]:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from acquisition.tree import SeenFile
 from sesmo_live.ingest.files import Files
 from sesmo_live.ingest.judging import Judge
-from sesmo_live.ingest.rows import insert, new_row
+from sesmo_live.ingest.rows import new_row
 
 NAMED = "named by "
 """How the reason of a file begins that another one says belongs to its set, and that is not there yet."""
@@ -23,7 +23,7 @@ def await_companions(connection: Connection, files: Files, by: Path, expected: I
     for state in filter(None, states.values()):
         files.rest(state)
     reason = f"{NAMED}{by.name} as part of its set, and not there yet"
-    rows = insert(connection, [new_row(SeenFile(path, 0, 0), "pending", reason) for path in absent])
+    rows = files.insert(connection, [new_row(SeenFile(path, 0, 0), "pending", reason) for path in absent])
     for path, row in zip(absent, rows, strict=True):
         files.enter(path, row)
     files.touch(rows)

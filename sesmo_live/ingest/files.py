@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
 from db import ledger
 from db.ledger import LedgerRow
-from sesmo_live.ingest.rows import FileState
+from sesmo_live.ingest.rows import FileState, insert
 from sesmo_live.records import ImageState
 
 OPEN: tuple[ImageState, ...] = ("pending", "failed")
@@ -21,12 +22,17 @@ class Files:
     So a folder of any size costs little more than the list of its names, which the scan keeps.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, source: str = "") -> None:
         self._root = root
+        self._source = source
         self._states: dict[str, FileState] = {}
         self._resting: dict[int, ImageState | None] = {}  # rows of files at rest: what this run made of them, if it did
         self._touched: set[int] = set()
         self._fresh: set[int] = set()
+
+    def insert(self, connection: Connection, values: list[dict[str, Any]]) -> list[LedgerRow]:
+        """Write new rows of this folder's files, each as the next generation of its path and page."""
+        return insert(connection, self._source, values)
 
     def __getitem__(self, path: str) -> FileState:
         return self._states[path]
@@ -43,14 +49,14 @@ class Files:
         if before is not None:
             scored = {key for key, state in before._resting.items() if state is not None}
             self._touched = (before._touched | scored) - before._fresh
-        rows = ledger.known_images(connection, self._root, OPEN)
+        rows = ledger.known_images(connection, self._root, OPEN, self._source)
         self.recall(connection, (row.path for row in rows))
         return rows
 
     def recall(self, connection: Connection, paths: Iterable[str]) -> None:
         """Have these files in memory, as far as the ledger knows them and they lie in this folder."""
         absent = [path for path in paths if path not in self._states and Path(path).is_relative_to(self._root)]
-        self._add(ledger.images_at(connection, absent))
+        self._add(ledger.images_at(connection, absent, self._source))
 
     def recall_plate(self, connection: Connection, plate_id: int) -> None:
         """Have all files of a plate in memory."""

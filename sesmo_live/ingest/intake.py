@@ -31,7 +31,6 @@ from sesmo_live.ingest.rows import (
     FileState,
     change,
     enter_withheld,
-    insert,
     is_misplaced,
     match_pages,
     new_row,
@@ -64,7 +63,7 @@ class Intake:
         self._pipeline = pipeline
         self._post = post
         self._book = PlateBook(plan)
-        self.files = Files(plan.root)
+        self.files = Files(plan.root, plan.source)
         self.judge = Judge(plan, self.files)
         self._device: int | None = None  # where the folder lies, once it was seen
         self._unfinished: list[Path] = []
@@ -158,7 +157,7 @@ class Intake:
             again = with_another_chance(rows, state.plate, first=first)
             change(connection, again, state="pending", reason=WAITING)
             state.misplaced = is_misplaced(state, place)
-        for state, row in zip(fresh, insert(connection, values), strict=True):
+        for state, row in zip(fresh, self.files.insert(connection, values), strict=True):
             state.rows[0] = row
             self.files.touch([row])
             if state.plate and row.timepoint is not None:
@@ -186,7 +185,7 @@ class Intake:
         """Start again the images that somebody asked, from outside this process, to be tried again."""
         if self._device is None:  # the first look at the folder comes before
             return
-        for path, page in ledger.asked_again(connection, self.plan.root):
+        for path, page in ledger.asked_again(connection, self.plan.root, self.plan.source):
             self.files.recall(connection, [path])
             state = self.files.get(path)
             row = state.rows.get(page) if state else None
@@ -271,7 +270,7 @@ class Intake:
         file = back.job.file if isinstance(back, Outcome) else back.file
         log.error("%s", file.path, exc_info=error)
         state = self.files[str(file.path)]
-        state.rows = {row.page: row for row in ledger.images_at(connection, [str(file.path)])}
+        state.rows = {row.page: row for row in ledger.images_at(connection, [str(file.path)], self.plan.source)}
         rows = [row for row in state.rows.values() if row.state != "scored"]
         self.judge.put(connection, rows, "failed", surprise(file.path, error))
         self._back(connection, state)
@@ -283,7 +282,7 @@ class Intake:
             self._take_up(connection, state, found)
         if found.error is not None:
             released = {info.page for info in found.pages}
-            self.files.touch(enter_withheld(connection, state, found.file, released))
+            self.files.touch(enter_withheld(connection, self.plan.source, state, found.file, released))
             rows = [row for row in state.rows.values() if row.page not in released]
             self._trouble(connection, state, rows, found.file, found.error)
         self._back(connection, state)
@@ -298,7 +297,7 @@ class Intake:
         except ImageError as error:
             self._trouble(connection, state, list(state.rows.values()), seen, error)
             return
-        entered, lost = match_pages(connection, state, plate.plate_id, seen, pages)
+        entered, lost = match_pages(connection, self.plan.source, state, plate.plate_id, seen, pages)
         self.files.touch(entered)
         self.arrivals.extend((plate, row.timepoint or 0, self._backlog) for row in entered)
         if found.whole:
@@ -378,7 +377,8 @@ class Intake:
             return
         log.log(logging.DEBUG if self.plan.once else logging.WARNING, "failed: %s", error)  # once: told at the end
         if not rows:  # all that was there is scored; that something is missing must be told all the same
-            rows = insert(connection, [new_row(seen, "pending", TURN, {"page": max(state.rows, default=-1) + 1})])
+            page = max(state.rows, default=-1) + 1
+            rows = self.files.insert(connection, [new_row(seen, "pending", TURN, {"page": page})])
             state.rows[rows[0].page] = rows[0]
         self.judge.put(connection, rows, "failed", str(error))
         change(connection, rows, size=seen.size, mtime_ns=seen.mtime_ns)

@@ -14,7 +14,7 @@ from db.ledger import LedgerRow
 from sesmo_live.ingest.files import Files
 from sesmo_live.ingest.placing import TURN, Page, WatchPlan, moment_of
 from sesmo_live.ingest.reach import is_there
-from sesmo_live.ingest.rows import PLACE, FileState, change, insert, measured, new_row, place_of
+from sesmo_live.ingest.rows import PLACE, FileState, change, measured, new_row, place_of
 from sesmo_live.pipeline import Prepared
 from sesmo_live.records import CellScores, ImageFile, ImageState
 
@@ -123,7 +123,9 @@ class Judge:
         was: ImageState = "scored",
     ) -> LedgerRow:
         """Return the row of the same image where it was scored (or refused) before it moved here, else `row` itself."""
-        for old_id, old_path in ledger.moved_from(connection, row.image_id, file, row.page, sha256, was):
+        for old_id, old_path in ledger.moved_from(
+            connection, row.image_id, file, row.page, sha256, was, self._plan.source
+        ):
             if not is_there(Path(old_path)):
                 return self._adopt(connection, state, row, old_id, old_path)
         return row
@@ -176,7 +178,7 @@ class Judge:
             self._supersede(connection, [old], f"the file was changed at {changed} and read anew")
         seen = SeenFile(file.path, file.size, file.mtime_ns)
         place = place_of(page, old.plate_id or 0)
-        (row,) = insert(connection, [new_row(seen, "pending", TURN, place)])
+        (row,) = self._files.insert(connection, [new_row(seen, "pending", TURN, place)])
         state.rows[old.page] = row
         log.warning("%s was changed after it was scored; the old scores are superseded", file.path)
         return row

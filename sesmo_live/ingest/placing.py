@@ -40,6 +40,8 @@ class WatchPlan:
     read: Read
     suspects: MutableMapping[str, list[int]] = field(default_factory=dict)
     once: bool = False
+    source: str = ""
+    """Whose the paths below `root` are in the database: this daemon's, by its name; "": every daemon's."""
     barcodes: Mapping[str, str] = field(default_factory=dict)
 
     @property

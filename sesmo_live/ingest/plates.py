@@ -78,9 +78,9 @@ class PlateBook:
         key = (name, named.run or folder)
         if key not in self._plates:
             day = file_time(self._plan, named, file.mtime_ns).astimezone(self._plan.zone).date().isoformat()
-            run = named.run or db_plates.run_in_folder(connection, name, folder) or day
+            run = named.run or db_plates.run_in_folder(connection, name, folder, self._plan.source) or day
             options = self._plan.options
-            plate_id = db_plates.find_or_add_plate(connection, name, run, folder)
+            plate_id = db_plates.find_or_add_plate(connection, name, run, folder, self._plan.source)
             given = {
                 "layout": options.layout,
                 "wells": options.plate_wells,

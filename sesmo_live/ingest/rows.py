@@ -125,7 +125,7 @@ def is_unplaced(row: LedgerRow) -> bool:
 
 
 def match_pages(
-    connection: Connection, state: FileState, plate_id: int, seen: SeenFile, pages: list[Page]
+    connection: Connection, source: str, state: FileState, plate_id: int, seen: SeenFile, pages: list[Page]
 ) -> tuple[list[LedgerRow], list[LedgerRow]]:
     """Give new pages rows, and rows their right place; return (rows entered, rows whose page is gone).
 
@@ -145,7 +145,7 @@ def match_pages(
                 change(connection, [row], state="pending", reason=TURN, **place)
             else:
                 change(connection, [row], **place)
-    entered = insert(connection, values)
+    entered = insert(connection, source, values)
     for row in entered:
         state.rows[row.page] = row
     state.misplaced = False
@@ -153,21 +153,23 @@ def match_pages(
     return entered, lost
 
 
-def enter_withheld(connection: Connection, state: FileState, seen: SeenFile, released: set[int]) -> list[LedgerRow]:
+def enter_withheld(
+    connection: Connection, source: str, state: FileState, seen: SeenFile, released: set[int]
+) -> list[LedgerRow]:
     """Enter the pages that a stack must still have besides those `released`: those held back, and one more at least."""
     if not released:
         return []
     place = {"plate_id": state.plate.plate_id if state.plate else None}
     awaited = sorted(set(range(max(released) + 2)) - released - state.rows.keys())
-    rows = insert(connection, [new_row(seen, "pending", WAITING, place | {"page": page}) for page in awaited])
+    rows = insert(connection, source, [new_row(seen, "pending", WAITING, place | {"page": page}) for page in awaited])
     state.rows.update((row.page, row) for row in rows)
     return rows
 
 
-def insert(connection: Connection, values: list[dict[str, Any]]) -> list[LedgerRow]:
-    """Write new rows, each as the next generation of its path and page, and return them as they are in memory."""
-    known = ledger.generations(connection, (row["path"] for row in values))
-    values = [row | {"generation": known.get((row["path"], row["page"]), 0) + 1} for row in values]
+def insert(connection: Connection, source: str, values: list[dict[str, Any]]) -> list[LedgerRow]:
+    """Write new rows of a source, each as the next generation of its path and page; return them as in memory."""
+    known = ledger.generations(connection, (row["path"] for row in values), source)
+    values = [row | {"source": source, "generation": known.get((row["path"], row["page"]), 0) + 1} for row in values]
     names = ("path", "page", "generation", *PLACE, "size", "mtime_ns", "state", "reason")
     ids = ledger.insert_images(connection, values)
     return [

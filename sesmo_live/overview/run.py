@@ -56,13 +56,14 @@ def run_status(engine: Engine, url: str) -> RunStatus:
     )
 
 
-def folder_view(row: FolderRow, now: datetime) -> FolderView:
-    """Return a watched folder, as its daemon last spoke of it."""
+def folder_view(row: FolderRow, now: datetime, *, several: bool = False) -> FolderView:
+    """Return a watched folder, as its daemon last spoke of it; with its daemon's name where there are several."""
+    name = Path(row.path).name or "watched folder"
     beat = max(0.0, (now - row.beat_at).total_seconds())
     scan = None if row.scanned_at is None else max(0.0, (now - row.scanned_at).total_seconds())
     words = (row.path, str(Path(row.path).parent))
     return FolderView(
-        name=Path(row.path).name or "watched folder",
+        name=f"{row.daemon}: {name}" if several else name,
         mode=without_paths(row.mode, *words),
         trouble=without_paths(row.trouble, *words),
         beat_age_s=beat,
@@ -74,7 +75,9 @@ def folder_view(row: FolderRow, now: datetime) -> FolderView:
 def folders(connection: Connection) -> tuple[FolderView, ...]:
     """Return the watched folders; none are watched where no daemon runs, or the last one ended as it should."""
     now = utc_now()
-    return tuple(folder_view(row, now) for row in watched_folders(connection))
+    rows = watched_folders(connection)
+    several = len({row.daemon for row in rows}) > 1
+    return tuple(folder_view(row, now, several=several) for row in rows)
 
 
 def _last_image(row: RowMapping) -> LastImage:

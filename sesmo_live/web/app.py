@@ -39,7 +39,7 @@ def create_app(
     `app.state` holds `engine` (for reading), `url`, `changes`, `seldom` and `explainer`. Raises UsageError without a
     database.
     """
-    engine = open_reader(url, busy_s=BUSY_S)
+    engine = open_reader(url, busy_s=BUSY_S, pooled=True)
     changes = Changes(engine, url)
 
     @contextlib.asynccontextmanager
