@@ -86,18 +86,17 @@ def client(cluster: Any) -> Any:
 
 def everything(db: Path) -> list[list[Any]]:
     """Return all rows that a run writes, but for keys and times of day."""
-    columns = (
-        "path, page, plate_id, well, field, timepoint, channel, z, size, mtime_ns, state, reason, sha256, attempts"
-    )
+    columns = "well, field, timepoint, image.channel, image.z, size, mtime_ns, state, reason, sha256, attempts"
     with sqlite3.connect(db) as connection:
         return [
             connection.execute(query).fetchall()
             for query in (
-                f"SELECT path, page, {columns} FROM image ORDER BY path, page, state",
+                f"SELECT path, page, plate.name, run, {columns} FROM image "
+                "LEFT JOIN plate ON plate.id = plate_id ORDER BY path, page, state",
                 "SELECT path, page, idx, x, y, score FROM cell JOIN image ON id = image_id ORDER BY 1, 2, 3",
                 "SELECT path, page, n, sum, sum_sq, n_over, histogram, quality FROM field_score "
                 "JOIN image ON id = image_id ORDER BY 1, 2",
-                "SELECT name, run, channels, planes FROM plate ORDER BY id",
+                "SELECT name, run, channels, planes FROM plate ORDER BY name",
             )
         ]
 
