@@ -393,3 +393,19 @@ def test_the_files_of_the_page_are_part_of_the_package() -> None:
         assert (web / "static" / name).is_file()
     for name in ("htmx.min.js", "htmx.LICENSE", "uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE"):
         assert (web / "static" / "vendor" / name).read_text(encoding="utf-8").strip()
+
+
+def test_many_plates_are_listed_so_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sesmo_live.web.pages.MOST_PLATES", 2)
+    db = tmp_path / "s.db"
+    for number in range(1, 4):
+        add_plate(db, f"P{number}")
+    with server(db) as address:
+        names = re.findall(r"plates/(P\d)", httpx.get(address + "/").text)
+        assert names == ["P3", "P2"]
+        older = httpx.get(f"{address}/?skip=2").text
+        assert re.findall(r"plates/(P\d)", older) == ["P1"]
+        assert "newer plates" in older
+        assert "older plates" not in older
+        told = httpx.get(f"{address}/api/v1/plates?limit=1&skip=1").json()
+        assert [plate["name"] for plate in told] == ["P2"]

@@ -27,17 +27,17 @@ BESIDE = screens.WELL_COLUMNS[len(results.PLATE_COLUMNS) :]
 """What stands beside the controls of a well's time point."""
 
 
-def plates(engine: Engine) -> tuple[PlateSummary, ...]:
-    """Return every run of every plate, the latest imaged first."""
+def plates(engine: Engine, *, limit: int | None = None, skip: int = 0) -> tuple[PlateSummary, ...]:
+    """Return the runs of all plates, the latest imaged first: at most `limit` of them, after the first `skip`."""
     with engine.connect() as connection:
-        counts = shown.state_counts(connection)
         known = plate_names(connection)
         open_now = db_incidents.open_incidents(connection)
         found = []
-        for plate in queries.plate_runs(connection):
+        for plate in queries.plate_runs(connection)[::-1][skip : None if limit is None else skip + limit]:
             about = [row for row in open_now if concerns(row, plate.plate_id, known[plate.plate_id][1])]
-            found.append(_summary(connection, plate, counts.get(plate.plate_id, {}), len(about)))
-    return tuple(reversed(found))
+            counts = shown.state_counts(connection, plate.plate_id).get(plate.plate_id, {})
+            found.append(_summary(connection, plate, counts, len(about)))
+    return tuple(found)
 
 
 def _summary(connection: Connection, plate: PlateRow, counts: Mapping[str, int], incidents: int) -> PlateSummary:

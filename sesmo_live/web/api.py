@@ -48,9 +48,11 @@ router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["questions"])
 
 
 @router.get("/plates", responses=CSV_ANSWER)
-def plates(request: Request, form: FormatName = Answered.json) -> tuple[PlateSummary, ...]:
-    """Every run of every plate, the latest imaged first."""
-    found = overview.plates(request.app.state.engine)
+def plates(
+    request: Request, form: FormatName = Answered.json, limit: Limit = 1000, skip: Skip = 0
+) -> tuple[PlateSummary, ...]:
+    """The runs of all plates, the latest imaged first."""
+    found = overview.plates(request.app.state.engine, limit=limit, skip=skip)
     return _told(found, PlateSummary, "plates") if form is Answered.csv else found
 
 

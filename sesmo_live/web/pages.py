@@ -33,6 +33,9 @@ Number = Annotated[
 Text = Annotated[Annotated[str, Field(max_length=300)] | None, BeforeValidator(lambda value: value or None), Query()]
 """Words; an empty field of a form is none."""
 
+MOST_PLATES = 60
+"""Plates that are listed at a time."""
+
 TITLES = {404: "There is nothing here", 422: "This address does not work", 503: "The database does not answer"}
 
 
@@ -115,19 +118,27 @@ def _engine(request: Request) -> Engine:
 
 
 @router.get("/")
-def plates_page(request: Request) -> HTMLResponse:
-    """Show all plates, the latest imaged first."""
-    return render("plates.html", version=request.app.state.changes.version, here="plates", **_plates(request))
+def plates_page(request: Request, skip: Number = None) -> HTMLResponse:
+    """Show the plates, the latest imaged first, so many at a time."""
+    return render("plates.html", version=request.app.state.changes.version, here="plates", **_plates(request, skip))
 
 
 @router.get("/parts/plates")
-def plates_part(request: Request) -> HTMLResponse:
+def plates_part(request: Request, skip: Number = None) -> HTMLResponse:
     """Return the list of plates alone."""
-    return render("_plates.html", **_plates(request))
+    return render("_plates.html", **_plates(request, skip))
 
 
-def _plates(request: Request) -> dict[str, Any]:
-    return {"plates": overview.plates(_engine(request)), "database": views.file_name(str(request.app.state.url))}
+def _plates(request: Request, given: int | None) -> dict[str, Any]:
+    skip = given or 0
+    found = overview.plates(_engine(request), limit=MOST_PLATES + 1, skip=skip)
+    return {
+        "plates": found[:MOST_PLATES],
+        "skip": skip,
+        "newer": max(0, skip - MOST_PLATES) if skip else None,
+        "older": skip + MOST_PLATES if len(found) > MOST_PLATES else None,
+        "database": views.file_name(str(request.app.state.url)),
+    }
 
 
 @router.get("/plates/{name:path}/parts/map")
