@@ -317,3 +317,10 @@ def _import_map(connection: Connection, options: Watch) -> None:
     for note in found.notes:
         log.info("%s: %s", options.platemap, note)
     plates.import_treatments(connection, options.plate, found.treatments, options.treated_at)
+
+
+def cost_of_precision(folder: Path, precision: Precision) -> str:
+    """Return in words by how much a reduced precision changes a model's scores; loads its network twice."""
+    from models.scorer import Scorer
+
+    return precision_cost(Scorer(folder, precision=precision), Scorer(folder))

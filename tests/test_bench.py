@@ -61,6 +61,11 @@ def test_the_command_reports_every_figure(sesmo: Sesmo) -> None:
     figure(f"bench at toy sizes: {found['crop_ratio_2048']:.0f} times the original's crop")
 
 
+def test_a_picture_without_cells_is_refused_before_anything_is_measured(tmp_path: Path, sesmo: Sesmo) -> None:
+    tifffile.imwrite(tmp_path / "flat.tif", np.full((64, 64), 700, np.uint16))
+    assert "shows no cells" in sesmo("bench", "--image", tmp_path / "flat.tif", code=2).err
+
+
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, sesmo: Sesmo) -> None:
     for path, words in ((tmp_path / "none.tif", "none.tif"), (tmp_path / "text.tif", "text.tif")):
         (tmp_path / "text.tif").write_text("no image")

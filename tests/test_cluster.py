@@ -266,6 +266,38 @@ def test_a_worker_that_lacks_the_model_when_asked_is_sent_it(
     assert [path.name for path in cache.iterdir()] == [bundles.read_bundle(stub_model).sha256]
 
 
+def test_a_worker_that_keeps_no_model_ends_the_run(
+    tmp_path: Path, stub_model: Path, address: str, two_workers: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(*_: object) -> None:
+        pass
+
+    shutil.rmtree(cache, ignore_errors=True)
+    with client(two_workers) as now:
+        now.run(cluster_stub.forget)
+    monkeypatch.setattr(crew.Crew, "supply", lambda *_: None)
+    monkeypatch.setattr(crew.Crew, "send", lose)
+    monkeypatch.setattr(cluster_pipeline, "LOOK_S", 0.05)
+    folder = write_wells(tmp_path / "in")
+    with pytest.raises(ClusterError, match="does not keep the model that it was sent 3 times"):
+        score_on_cluster(settings(folder, tmp_path / "s.db", stub_model), address)
+
+
+def test_a_scheduler_that_goes_away_while_the_run_begins_is_named(
+    tmp_path: Path, stub_model: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed.comm.core import CommClosedError
+
+    async def closed(_: object) -> None:
+        raise CommClosedError("closed")
+
+    monkeypatch.setattr(crew.Crew, "look", closed)
+    folder = write_wells(tmp_path / "in")
+    with pytest.raises(ClusterError, match="went away while the run began"):
+        score_on_cluster(settings(folder, tmp_path / "s.db", stub_model), address)
+    assert not (tmp_path / "s.db").exists()
+
+
 @pytest.mark.timeout(300)
 def test_ctrl_c_ends_soon_and_the_same_command_goes_on(tmp_path: Path, stub_model: Path, address: str) -> None:
     folder = write_wells(tmp_path / "in", WELLS, times=3)

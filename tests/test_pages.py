@@ -243,7 +243,11 @@ def test_what_is_wrong_stands_above_all_and_on_the_wells(base: str, db: Path) ->
         close_incident(connection, "stalled", "P1", "an image came")
     engine.dispose()
     plate_with_alerts(base, 0)
-    assert "1 earlier alarm" in get(base, "/run").find("id", "over")[0][2]
+    deadline = time.monotonic() + 10  # an answer is kept for a while
+    while not (over := get(base, "/run").find("id", "over")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "1 earlier alarm" in over[0][2]
 
 
 PAGES = ("/", "/plates/P1", "/plates/P1/wells/A03", "/compounds/doxorubicin", "/run", "/plates/none")

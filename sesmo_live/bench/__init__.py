@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from models.convert import to_uint8
+from models.cropper import crop_cells
 from models.passport import find_model, read_passport, read_weights, write_model
 from models.scorer import Scorer
 from sesmo_live.bench import images as pictures
 from sesmo_live.bench import stages, whole
 from sesmo_live.bench.original import original_path
 from sesmo_live.bench.stages import Row
+from sesmo_live.errors import UsageError
 
 DEEP, COMPACT, CENTRES = "deep-sesmo", "compact", "compact, centres"
 """The models that are measured: two networks with the original's cropper, and one with the detector."""
@@ -33,7 +36,8 @@ def run_bench(image: Path | None, *, rounds: int, images: int, live: int, say: C
     how many are back-filled at a time, `live` how many
     land one by one while the service watches. Raises SesmoError for a picture that cannot be read.
     """
-    pictures.field("1024", image)  # what cannot be read is told before anything is measured
+    if not len(crop_cells(to_uint8(pictures.field("2048", image)))[0]):  # told before anything is measured
+        raise UsageError(f"{image} shows no cells; give --image an image with cells")
     with TemporaryDirectory(prefix="sesmo-bench-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         models = _models(folder / "models")

@@ -80,7 +80,9 @@ def crop_ratio(size: str, image: Path | None, rounds: int) -> tuple[Row, float]:
     rgb = np.repeat(grey[:, :, None], 3, axis=2)
     crops, centres = crop_cells(grey)
     reference, reference_centres = crop_as_the_original(rgb)
-    if not (np.array_equal(crops, reference[..., 0]) and np.array_equal(centres, reference_centres)):
+    if not (
+        np.array_equal(crops, reference[..., 0]) and np.array_equal(centres, np.reshape(reference_centres, (-1, 2)))
+    ):
         raise SesmoError("crop_cells and the original's way give different crops; please report this")
     pairs = []
     for _ in range(rounds):

@@ -129,6 +129,7 @@ def memory_of_score(source: Path, model: Path, number: int, fields: int = 1) -> 
         process = subprocess.Popen(
             child("sesmo_live.cli:main", *words),
             env=child_environment(),
+            cwd=folder.parent,  # where no configuration lies
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

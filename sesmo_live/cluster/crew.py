@@ -115,6 +115,22 @@ class Crew:
         croppers = tuple(name for name in workers if name not in scorers)
         return Workers(sum(worker["nthreads"] for worker in workers.values()), scorers, croppers)
 
+    def prepare(self, folders: list[Path], bundles: Mapping[str, Bundle]) -> Workers:
+        """Wait for workers, check them, send them the models they lack, and return who is there.
+
+        Raises ClusterError where that cannot be done, also when scheduler or workers go away meanwhile.
+        """
+        try:
+            workers = self.muster()
+            self.check(folders)
+            self.supply(bundles)
+        except OSError as error:  # closed connections and time-outs are among them
+            raise ClusterError(
+                f"the scheduler {self.address}, or a worker, went away while the run began ({type(error).__name__}); "
+                "start it again, then run the same command again"
+            ) from error
+        return workers
+
     def muster(self) -> Workers:
         """Wait for the first worker and return who is there; raise ClusterError if none comes in time."""
         until, told = time.monotonic() + WORKERS_S, False

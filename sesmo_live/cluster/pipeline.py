@@ -38,6 +38,9 @@ LOOK_S = 1.0
 LOST_S = 120.0
 """Seconds after which a cluster without workers is given up; they begin anew by themselves in a few."""
 
+MOST_SENDINGS = 3
+"""How often one worker is sent one model: it may be begun anew with an empty cache."""
+
 CLOSE_S = 60.0
 """Seconds that images under way are waited for at the end."""
 
@@ -75,7 +78,7 @@ class ClusterPipeline:
         self._waiting: deque[Job] = deque()
         self._suspects: deque[Job] = deque()
         self._under_way: dict[asyncio.Task[None], _Unit] = {}
-        self._sent: set[tuple[str, str]] = set()
+        self._sent: dict[tuple[str, str], tuple[int, float]] = {}  # worker and model: how often, and when last
         self._sending = asyncio.Lock()
         self._watch = asyncio.run_coroutine_threadsafe(self._keep_watch(), crew.loop)
 
@@ -210,12 +213,20 @@ class ClusterPipeline:
         return answers
 
     async def _send(self, answer: Answer) -> None:
-        """Send a worker the models that it lacks, each once."""
+        """Send a worker the models that it lacks; raise ClusterError for one that loses them again and again."""
         async with self._sending:
             for sha256 in answer.lacks:
-                if (answer.worker, sha256) not in self._sent:
-                    self._sent.add((answer.worker, sha256))
-                    await self._crew.send(answer.worker, sha256, self._bundles[sha256])
+                key, now = (answer.worker, sha256), time.monotonic()
+                times, last = self._sent.get(key, (0, float("-inf")))
+                if now - last < LOOK_S:  # it was asked before it was sent
+                    continue
+                if times == MOST_SENDINGS:
+                    raise ClusterError(
+                        f"worker {answer.worker} does not keep the model that it was sent {times} times; look at its "
+                        "cache folder and its disk, then run the same command again"
+                    )
+                self._sent[key] = (times + 1, now)
+                await self._crew.send(answer.worker, sha256, self._bundles[sha256])
 
     def _blame(self, job: Job, deaths: int) -> None:
         text = (

@@ -1,5 +1,6 @@
 """Score folders with the workers of a cluster: the ledger, and all that decides, stay in this process."""
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from sesmo_live.cluster.worker import Way
 from sesmo_live.config import Settings
 from sesmo_live.errors import ClusterError, UsageError
 from sesmo_live.pipeline import AnyPipeline, Halt, Outcome, Recipe
-from sesmo_live.service import Progress, Summary, score_folder
+from sesmo_live.service import Progress, Summary, cost_of_precision, score_folder
+
+log = logging.getLogger(__name__)
 
 
 def score_on_cluster(
@@ -38,18 +41,21 @@ def score_on_cluster(
     kits = {folder: _Kit(folder) for folder in models}
     bundles = {sha256: bundle for kit in kits.values() for sha256, bundle in kit.bundles.items()}
 
+    if settings.scoring.precision != "fp32":
+        for folder in kits:
+            log.info("%s", cost_of_precision(folder, settings.scoring.precision))
+
     def way_of(recipe: Recipe, path: Path) -> Way:
         if recipe.folder is None:
             raise ClusterError(f"the model {recipe.model_id} has no folder; it cannot be sent to workers")
         kit = kits[recipe.folder]
         root = next(folder for folder in folders if path.is_relative_to(folder))
         precision = settings.scoring.precision
-        return Way(kit.model, kit.detector, recipe.model_id, precision, recipe.refuse, str(root), about())
+        cap = settings.scoring.gpu_memory_mb
+        return Way(kit.model, kit.detector, recipe.model_id, precision, cap, recipe.refuse, str(root), about())
 
     with Crew(address, stop) as crew:
-        workers = crew.muster()
-        crew.check(folders)
-        crew.supply(bundles)
+        workers = crew.prepare(folders, bundles)
 
         def open_pipeline(deliver: Callable[[Outcome | Halt], None]) -> AnyPipeline:
             return ClusterPipeline(crew, workers, way_of, bundles, deliver, readers=settings.scoring.readers)

@@ -18,7 +18,7 @@ import numpy as np
 from distributed import get_worker
 from numpy.typing import NDArray
 
-from models.backend import start_keras
+from models.backend import cap_gpu_memory, start_keras
 from models.passport import read_passport
 from sesmo_live import service
 from sesmo_live.cluster.alike import About, about, difference
@@ -41,6 +41,7 @@ class Way:
     detector: str
     model_id: str
     precision: Precision
+    gpu_memory_mb: int | None
     refuse: bool
     root: str
     client: About
@@ -125,6 +126,8 @@ def _work(order: Order, change: Callable[[Recipe], Recipe]) -> Cropped:
     if lacks := tuple(sha256 for sha256 in (way.model, way.detector) if sha256 and not _folder(sha256)):
         return Answer(worker, lacks=lacks), NO_PIXELS
     with _OPENING:  # threads that begin together share one network
+        if way.gpu_memory_mb is not None:
+            cap_gpu_memory(way.gpu_memory_mb)
         shop = _shop()
         recipe = _recipe(way.model, way.detector, way.model_id, way.precision, way.refuse, _threads())
     return _answer(worker, order, shop.work(Job(0, order.file, change(recipe))))
