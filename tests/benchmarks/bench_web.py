@@ -66,10 +66,14 @@ def one_plate(connection: sqlite3.Connection, plate: int, wells: int, times: int
     """Enter a plate of which a hundredth of the images was refused, and what is in its wells."""
     name, run = f"BENCH{plate}", START.date().isoformat()
     values = (plate, name, name.casefold(), run, f"/acq/{name}", "sesmo", wells, "Phase", 0, "", "{}", "[0]", 3600.0)
+    columns = "id, name, key, run, folder, layout, wells, channel, z, choice, channels, planes, frame_interval_s"
     marks = ", ".join("?" * (len(values) + 2))
-    connection.execute(f"INSERT INTO plate VALUES ({marks})", (*values, text_of(START), text_of(START)))
-    columns = {384: 24, 96: 12, 24: 6, 1536: 48}[wells]
-    names = [well_name(1 + number // columns, 1 + number % columns) for number in range(wells)]
+    connection.execute(
+        f"INSERT INTO plate ({columns}, treated_at, created_at) VALUES ({marks})",
+        (*values, text_of(START), text_of(START)),
+    )
+    across = {384: 24, 96: 12, 24: 6, 1536: 48}[wells]
+    names = [well_name(1 + number // across, 1 + number % across) for number in range(wells)]
     images, scores = "INSERT INTO image ({}) VALUES ({})", "INSERT INTO field_score VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"
     first = (plate - 1) * wells * times * fields
     rows = [row_of(plate, first + number, place) for number, place in enumerate(places(names, times, fields), 1)]
