@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import psycopg
 import pytest
 
+from db import folders
+from db.engine import open_engine
 from sesmo_live import claims, service
 from sesmo_live.config import Database, Service, Settings
 from sesmo_live.doctor.database import check_database
 from sesmo_live.errors import StoreError, UsageError
+from sesmo_live.loop import Progress
 from tests.conftest import settings, write_image
 from tests.postgres import Server
-from tests.stub import write_stub_model
+from tests.stub import lazy_stub, write_stub_model
 
 pytestmark = pytest.mark.postgres
 
@@ -208,35 +212,74 @@ def test_the_server_is_restarted_in_mid_run(tmp_path: Path, postgres_server: Ser
         assert not any("Traceback" in daemon.said for daemon in running), said
 
 
-@pytest.mark.usefixtures("stub_scorer")
-def test_two_daemons_of_one_name_or_one_computers_folder_are_refused(
-    tmp_path: Path, postgres_server: Server, stub_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, own, stop = postgres_server.migrated_database(), tmp_path / "acquisition", threading.Event()
-    write_image(own / "PLATE7" / "A01_f1_t1_cPhase_z0.tif", 1)
-    write_image(tmp_path / "old" / "A01_f1_t1_cPhase_z0.tif", 2)
+@pytest.fixture
+def plan(tmp_path: Path, stub_model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """Return what makes the settings of a daemon in this process: its database, folder and name."""
+    monkeypatch.setattr(service, "lazy_scorer", lazy_stub)
     monkeypatch.setattr(claims, "CLAIM_WAIT_S", 0.5)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
 
-    def plan(folder: Path, name: str, **watch: object) -> Settings:
+    def make(url: str, folder: Path, name: str, **watch: object) -> Settings:
         made = settings(folder, tmp_path, stub_model, **watch)
         one, service_ = made.model_copy(update={"database": Database(url=url)}), Service(name=name)
         scoring = made.scoring.model_copy(update={"refuse": False})
         return one.model_copy(update={"service": service_, "scoring": scoring})
 
-    daemon = threading.Thread(target=service.run, args=(plan(own, "scope1"), stop))
+    return make
+
+
+@contextmanager
+def daemon_in_process(plan: Settings, seen: list[Progress]) -> Iterator[Future[Any]]:
+    """Run a daemon on a thread; its failure is the test's."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        daemon = pool.submit(service.run, plan, stop, seen.append)
+        try:
+            yield daemon
+        finally:
+            stop.set()
+        daemon.result(60)
+
+
+def test_a_daemon_that_has_only_a_folder_of_anothers_waits_for_it(
+    tmp_path: Path, postgres_server: Server, plan: Callable[..., Settings]
+) -> None:
+    url, nas, seen = postgres_server.migrated_database(), tmp_path / "nas", list[Progress]()
+    write_image(nas / "A01_f1_t1_cPhase_z0.tif", 1)
+    standby = plan(url, nas, "scope2", shared=True)
+    other = open_engine(url, write=True)
+    with other.begin() as connection:
+        assert folders.claim(connection, "", nas)
+    with daemon_in_process(standby, seen) as daemon:
+        wait_until(lambda: daemon.done() or len(seen) > 2, [])
+        assert not daemon.done(), daemon.exception()
+        assert ask(url, "SELECT count(*) FROM watched_folder WHERE mode LIKE 'waited for%'") == [(1,)]
+        assert set(seen) == {Progress()}
+        other.dispose()  # as when the other daemon ends
+        wait_until(lambda: daemon.done() or scored(url) == 1, [])
+    assert seen[-1].scored == 1
+
+
+def test_two_daemons_of_one_name_or_one_computers_folder_are_refused(
+    tmp_path: Path, postgres_server: Server, plan: Callable[..., Settings]
+) -> None:
+    url, own, stop = postgres_server.migrated_database(), tmp_path / "acquisition", threading.Event()
+    write_image(own / "PLATE7" / "A01_f1_t1_cPhase_z0.tif", 1)
+    write_image(tmp_path / "old" / "A01_f1_t1_cPhase_z0.tif", 2)
+
+    daemon = threading.Thread(target=service.run, args=(plan(url, own, "scope1"), stop))
     daemon.start()
     try:
         wait_until(lambda: scored(url) == 1, [])
         with pytest.raises(StoreError, match=r"PLATE7 is worked on by another sesmo-live; stop that"):
-            service.score_folder(plan(own / "PLATE7", "scope1"))
+            service.score_folder(plan(url, own / "PLATE7", "scope1"))
         with pytest.raises(StoreError, match="is watched on this computer by daemon scope1, too; set"):
-            service.score_folder(plan(own, "twin"))
-        done = service.score_folder(plan(tmp_path / "old", "scope1"))  # beside the daemon, and under its name
+            service.score_folder(plan(url, own, "twin"))
+        done = service.score_folder(plan(url, tmp_path / "old", "scope1"))  # beside the daemon, and under its name
         assert done.progress.scored == 1
-        again = service.score_folder(plan(tmp_path / "old", "scope1"))
+        again = service.score_folder(plan(url, tmp_path / "old", "scope1"))
         assert (again.progress.scored, again.progress.unchanged) == (0, 1)
-        shared = plan(tmp_path / "old", "scope1", shared=True)  # what was its own becomes shared, and stays scored
+        shared = plan(url, tmp_path / "old", "scope1", shared=True)  # what was its own becomes shared, and stays scored
         local = shared.model_copy(update={"database": Database(url=str(tmp_path / "s.db"))})
         with pytest.raises(UsageError, match="cannot be shared through a SQLite file"):
             service.score_folder(local)
