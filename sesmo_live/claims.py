@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 from acquisition.shares import is_network
 from db import folders
 from db.folders import FolderRow
+from db.schema import SHARED
 from sesmo_live.errors import StoreError
 from sesmo_live.ingest.placing import WatchPlan
 
@@ -63,8 +64,11 @@ class Claims:
         for plan in self.plans:
             for row in known:
                 self._compare(plan, row)
+        # What is shared stays so: another computer's folder of that path, which is not shared, holds other images.
+        earlier = {"": (self.daemon, SHARED), SHARED: ("", self.daemon)}
         for plan in mine:
-            folders.take_over(connection, plan.source, "" if plan.source else self.daemon, plan.root)
+            for before in earlier.get(plan.source, ("",)):
+                folders.take_over(connection, plan.source, before, plan.root)
         folders.start_watching(connection, self.daemon, {plan.root: plan.source for plan in self.plans})
         for path, other in self._waiting.items():
             log.warning("%s is worked on by %s; it is taken over when that ends", path, other)

@@ -16,7 +16,9 @@ import psycopg
 import pytest
 
 from db import folders
+from db.copying import copy_database
 from db.engine import open_engine
+from db.schema import SHARED
 from sesmo_live import claims, service
 from sesmo_live.config import Database, Service, Settings
 from sesmo_live.doctor.database import check_database
@@ -149,7 +151,7 @@ def test_three_daemons_score_every_image_once_though_they_are_killed(tmp_path: P
             wait_until(lambda most=total - 20: scored(url) > most, daemons, 120)  # type: ignore[misc]
             if first < 12:
                 victim = daemons[first // 6]
-                holds = ask(url, "SELECT daemon FROM watched_folder WHERE source = '' AND mode NOT LIKE 'waited%'")
+                holds = ask(url, "SELECT daemon FROM watched_folder WHERE source = '*' AND mode NOT LIKE 'waited%'")
                 if first == 6 and holds:  # once surely the one that works on the shared folder
                     victim = next(daemon for daemon in daemons if daemon.name == holds[0][0])
                 assert victim.end(signal.SIGKILL) == -signal.SIGKILL
@@ -162,12 +164,12 @@ def test_three_daemons_score_every_image_once_though_they_are_killed(tmp_path: P
         runs = ask(url, "SELECT source, count(*) FROM plate WHERE key = 'plate7' GROUP BY source ORDER BY source")
         assert runs == [("scope1", 1), ("scope2", 1), ("scope3", 1)], "three plates of one name and day are three runs"
         assert ask(url, "SELECT DISTINCT source FROM image ORDER BY source") == [
-            ("",),
+            ("*",),
             ("scope1",),
             ("scope2",),
             ("scope3",),
         ]
-        working = ask(url, "SELECT count(*) FROM watched_folder WHERE source = '' AND mode NOT LIKE 'waited%'")
+        working = ask(url, "SELECT count(*) FROM watched_folder WHERE source = '*' AND mode NOT LIKE 'waited%'")
         assert working == [(1,)], "one daemon at a time works on the shared folder"
         said = [finding.found for finding in check_database(url) if finding.state == "ok"]
         assert any("PostgreSQL" in text and "UTF8" in text for text in said), said
@@ -249,7 +251,7 @@ def test_a_daemon_that_has_only_a_folder_of_anothers_waits_for_it(
     standby = plan(url, nas, "scope2", shared=True)
     other = open_engine(url, write=True)
     with other.begin() as connection:
-        assert folders.claim(connection, "", nas)
+        assert folders.claim(connection, SHARED, nas)
     with daemon_in_process(standby, seen) as daemon:
         wait_until(lambda: daemon.done() or len(seen) > 2, [])
         assert not daemon.done(), daemon.exception()
@@ -284,8 +286,17 @@ def test_two_daemons_of_one_name_or_one_computers_folder_are_refused(
         with pytest.raises(UsageError, match="cannot be shared through a SQLite file"):
             service.score_folder(local)
         assert service.score_folder(shared).progress.unchanged == 1
+        alien = service.score_folder(plan(url, tmp_path / "old", "scope2"))  # another computer's path, as it says
+        assert alien.progress.scored == 1
+        assert service.score_folder(shared).progress.unchanged == 1, "what is shared is not taken"
     finally:
         stop.set()
         daemon.join(60)
     assert not daemon.is_alive()
-    assert ask(url, "SELECT source, count(*) FROM image GROUP BY source ORDER BY source") == [("", 1), ("scope1", 1)]
+    assert ask(url, "SELECT source, count(*) FROM image GROUP BY source ORDER BY source") == [
+        ("*", 1),
+        ("scope1", 1),
+        ("scope2", 1),
+    ]
+    copy_database(url, back := tmp_path / "back.db")
+    assert service.score_folder(plan(str(back), tmp_path / "old", "scope1")).progress.unchanged == 1
