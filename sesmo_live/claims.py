@@ -13,13 +13,17 @@ from acquisition.shares import is_network
 from db import folders
 from db.folders import FolderRow
 from db.schema import SHARED
-from sesmo_live.errors import StoreError
+from sesmo_live.errors import StoreError, StorePausedError
+from sesmo_live.heartbeat import notify
 from sesmo_live.ingest.placing import WatchPlan
 
 log = logging.getLogger(__name__)
 
 CLAIM_WAIT_S = 15.0
 """Seconds for which a folder of this daemon's own is waited for: one that was killed may not be gone yet."""
+
+LOST_WAIT_S = 90.0
+"""The same where this process had it: a server drops a cut connection, and the locks with it, after half a minute."""
 
 
 class Claims:
@@ -34,11 +38,16 @@ class Claims:
         self.freed = False
         """Whether a folder that was waited for can be worked on now."""
         self._stop = stop
+        self._begun = False
         self._waiting: dict[str, str] = {}  # folder: who has it
 
     def take(self, engine: Engine) -> list[WatchPlan]:
-        """Return the folders to work on now; raise StoreError when one that is not shared belongs to another daemon."""
-        until = time.monotonic() + CLAIM_WAIT_S
+        """Return the folders to work on now.
+
+        Raises StoreError when one that is not shared belongs to another daemon, StorePausedError if it was ours before.
+        """
+        refusal, wait_s = (StorePausedError, LOST_WAIT_S) if self._begun else (StoreError, CLAIM_WAIT_S)
+        until = time.monotonic() + wait_s
         while True:
             with engine.begin() as connection:
                 mine = [plan for plan in self.plans if folders.claim(connection, plan.source, plan.root)]
@@ -47,12 +56,14 @@ class Claims:
                 refused = next((plan for plan in others if plan.once or not plan.options.shared), None)
                 if refused is None:
                     self._begin(connection, mine)
+                    self._begun = True
                     return mine
             if self._stop.is_set() or time.monotonic() > until:
-                raise StoreError(
+                raise refusal(
                     f"{refused.root} is worked on by {self._waiting[str(refused.root)]}; stop that first, or give this "
                     "daemon a name of its own in [service]"
                 )
+            notify("WATCHDOG=1")
             self._stop.wait(0.5)
 
     def _holder(self, connection: Connection, plan: WatchPlan) -> str:

@@ -19,7 +19,7 @@ from db import folders
 from db.copying import copy_database
 from db.engine import open_engine
 from db.schema import SHARED
-from sesmo_live import claims, service
+from sesmo_live import claims, service, session
 from sesmo_live.config import Database, Service, Settings
 from sesmo_live.doctor.database import check_database
 from sesmo_live.errors import StoreError, UsageError
@@ -260,6 +260,30 @@ def test_a_daemon_that_has_only_a_folder_of_anothers_waits_for_it(
         other.dispose()  # as when the other daemon ends
         wait_until(lambda: daemon.done() or scored(url) == 1, [])
     assert seen[-1].scored == 1
+
+
+def test_a_daemon_waits_until_the_server_has_let_go_of_its_cut_connection(
+    tmp_path: Path, postgres_server: Server, plan: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, own, seen = postgres_server.migrated_database(), tmp_path / "acquisition", list[Progress]()
+    monkeypatch.setattr(session, "STORE_RETRY_S", 0.3)
+    monkeypatch.setattr(claims, "LOST_WAIT_S", 0.6)
+    write_image(own / "A01_f1_t1_cPhase_z0.tif", 1)
+    cut = (
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'sesmo-live' "
+        "AND datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with daemon_in_process(plan(url, own, "scope1"), seen) as daemon:
+        wait_until(lambda: daemon.done() or scored(url) == 1, [])
+        dead = open_engine(url, write=True)  # it keeps the locks as a server does that has not noticed yet
+        with dead.begin() as connection:
+            connection.exec_driver_sql(cut)
+            assert folders.claim(connection, "scope1", own)
+        wait_until(lambda: daemon.done() or "acquisition is worked on by" in seen[-1].trouble, [])
+        assert not daemon.done(), daemon.exception()
+        dead.dispose()
+        write_image(own / "A02_f1_t1_cPhase_z0.tif", 2)
+        wait_until(lambda: daemon.done() or scored(url) == 2, [])
 
 
 def test_two_daemons_of_one_name_or_one_computers_folder_are_refused(
