@@ -93,7 +93,11 @@ def test_a_write_transaction_excludes_others_from_its_beginning_and_readers_do_n
             hasty.begin(),
         ):
             pass
+        assert store_answers(postgres_url), "others write, so that it can be written"
     assert store_answers(postgres_url)
+    with psycopg.connect(postgres_url) as theirs:
+        theirs.execute("LOCK TABLE alembic_version")
+        assert not store_answers(postgres_url), "another program's lock"
     with open_reader(postgres_url).connect() as reader:
         assert ledger.image_counts(reader) == {"pending": 1}
         with engine.begin() as connection:
