@@ -89,11 +89,13 @@ class Claims:
         """Raise StoreError where a daemon beside this one watches the same files under another source."""
         if row.daemon == self.daemon or row.source == plan.source or not folders.overlap(row, plan.root):
             return
+        if not folders.is_heard_of(row):  # it ended without a word; its number may be another program's by now
+            return
         if row.host == platform.node() and psutil.pid_exists(row.pid):
             raise StoreError(
                 f"{plan.root} is watched on this computer by daemon {row.daemon}, too; set shared = true for it in both"
             )
-        if is_network(plan.root) and folders.is_heard_of(row):
+        if is_network(plan.root):
             log.warning("%s: daemon %s watches a folder of that path, too; if it is the same one, set shared = true "
                         "in both, else each image is scored twice", plan.root, row.daemon)  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Many daemons, one PostgreSQL database: real processes that are killed, a real server that is restarted."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -293,6 +294,11 @@ def test_two_daemons_of_one_name_or_one_computers_folder_are_refused(
     write_image(own / "PLATE7" / "A01_f1_t1_cPhase_z0.tif", 1)
     write_image(tmp_path / "old" / "A01_f1_t1_cPhase_z0.tif", 2)
 
+    killed = "now() AT TIME ZONE 'UTC' - interval '61 seconds'"
+    values = f"'gone', '{own}', 'gone', {os.getpid()}, '{platform.node()}', '', '', {killed}, {killed}"
+    columns = "daemon, path, source, pid, host, mode, trouble, started_at, beat_at"
+    with psycopg.connect(url) as connection:  # by a daemon whose process number this program has by now
+        connection.execute(f"INSERT INTO watched_folder ({columns}) VALUES ({values})".encode())
     daemon = threading.Thread(target=service.run, args=(plan(url, own, "scope1"), stop))
     daemon.start()
     try:
