@@ -6,7 +6,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, insert, select
+from sqlalchemy import Connection, Table, func, insert, inspect, select
 
 from db import postgres
 from db.care import migrate
@@ -46,12 +46,13 @@ def copy_database(source: str | Path, target: str | Path) -> list[Copied]:
     writer = open_engine(there, write=True, checkpoint=False, create=True)
     tables = [table for table in Base.metadata.sorted_tables if table.name != WatchedFolder.__tablename__]
     with ingest_lock(here), ingest_lock(there), store_errors(there), writer.begin() as into:
+        made = set(inspect(into).get_table_names())
+        for table in tables:  # before it is migrated: what holds rows stays as it is, also its schema
+            if table.name in made and into.execute(select(func.count()).select_from(table)).scalar_one():
+                raise UsageError(f"{display_name(there)} holds rows of {table.name} already; name an empty database")
         migrate(into, there)
         if sqlite_path(there) is None:
             postgres.exclude_daemons(into, display_name(there))
-        for table in tables:
-            if into.execute(select(func.count()).select_from(table)).scalar_one():
-                raise UsageError(f"{display_name(there)} holds rows of {table.name} already; name an empty database")
         with store_errors(here), reader.begin() as out:
             if sqlite_path(here) is None:
                 postgres.exclude_daemons(out, display_name(here))

@@ -149,17 +149,20 @@ def is_damage(error: Exception) -> bool:
 def store_answers(path_or_url: str | Path) -> bool:
     """Say within about a second (a server: two) whether the database takes a write again; never raise.
 
-    The probe commits a row of `alembic_version` as it was, which needs the lock, the disk and room on it.
+    The probe commits a row of `alembic_version` as it was, which needs the lock, the disk and room on it. A server
+    whose other writers do not let the probe in by then answers, too: the daemon itself waits longer for its turn.
     """
+    begun = False
     try:
         if not _has_room(path_or_url):
             return False
         engine = open_engine(path_or_url, write=True, checkpoint=False, busy_s=0.5)
         with engine.begin() as connection:
+            begun = True
             changed = connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
             return changed.rowcount == 1
-    except (DBAPIError, sqlite3.Error, StoreError, OSError):
-        return False
+    except (DBAPIError, sqlite3.Error, StoreError, OSError) as error:
+        return not begun and postgres.is_locked(error)
 
 
 MIGRATIONS = Path(__file__).parent / "migrations"

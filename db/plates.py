@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from db.engine import utc_now
-from db.schema import Compound, CompoundAlias, Plate, WellTreatment
+from db.schema import SHARED, Compound, CompoundAlias, Plate, WellTreatment
 from sesmo_live.records import Treatment
 
 
@@ -37,7 +37,7 @@ def find_or_add_plate(connection: Connection, name: str, run: str, folder: str, 
 
 def _run_of(run: str, source: str, taken: Mapping[str, str]) -> str:
     """Return the name of a daemon's run beside those `taken`, by run the daemon that it belongs to."""
-    named = f"{run} {source or 'shared'}"
+    named = f"{run} {'shared' if source == SHARED else source or 'local'}"
     return named if taken.get(run, source) != source or taken.get(named) == source else run
 
 

@@ -175,6 +175,11 @@ def copy_cells(connection: Connection, columns: Sequence[Sequence[float]]) -> No
         raise DBAPIError("COPY cell", None, error, connection_invalidated=bool(raw.closed)) from error
 
 
+def is_locked(error: Exception) -> bool:
+    """Say whether a server refused because a lock was not free in time."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == "55P03"
+
+
 def passing(error: DBAPIError, *, written: bool) -> str | None:
     """Return the sentence for a refusal that passes, with {} for the database's name; None for one that stays.
 

@@ -23,6 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 STATES = ("pending", "scored", "refused", "failed", "skipped", "superseded")
+SHARED = "*"
+"""Whose the paths of a shared folder are: every daemon's. The empty name is that of a SQLite file, which has one."""
+
 HISTOGRAM_BINS = 32
 """Bins of equal width over [0, 1] in a field's score histogram."""
 
@@ -181,7 +184,7 @@ class Image(Base):
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    source: Mapped[str] = mapped_column(Text, default="", server_default="")  # whose path it is: a daemon's; "": all's
+    source: Mapped[str] = mapped_column(Text, default="", server_default="")  # whose path it is: a daemon's, SHARED
     path: Mapped[str] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text)  # the last part of the path
     page: Mapped[int] = mapped_column(Number)

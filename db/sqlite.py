@@ -46,13 +46,14 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(://[^/@]*?:)[^/]*@", r"\1***@", url)
+    hidden = re.sub(r"(://[^/@]*?:)[^/]*@", r"\1***@", url)
+    return re.sub(r"(?i)([?&](?:[^=&]*(?:password|secret)|scram_\w+_key)=)[^&#]*", r"\1***", hidden)
 
 
 def display_name(path_or_url: str | Path) -> str:
-    """Return a database's name for people: a SQLite file's path, else the URL without its password."""
+    """Return a database's name for people: a SQLite file's path, else the URL without its passwords."""
     url = database_url(path_or_url)
-    return str(sqlite_path(url) or make_url(url).render_as_string(hide_password=True))
+    return str(sqlite_path(url) or _without_password(make_url(url).render_as_string(hide_password=True)))
 
 
 def existing_file(path_or_url: str | Path) -> Path | None:

@@ -12,13 +12,18 @@ from sqlalchemy import Connection, Engine
 from acquisition.shares import is_network
 from db import folders
 from db.folders import FolderRow
-from sesmo_live.errors import StoreError
+from db.schema import SHARED
+from sesmo_live.errors import StoreError, StorePausedError
+from sesmo_live.heartbeat import notify
 from sesmo_live.ingest.placing import WatchPlan
 
 log = logging.getLogger(__name__)
 
 CLAIM_WAIT_S = 15.0
 """Seconds for which a folder of this daemon's own is waited for: one that was killed may not be gone yet."""
+
+LOST_WAIT_S = 90.0
+"""The same where this process had it: a server drops a cut connection, and the locks with it, after half a minute."""
 
 
 class Claims:
@@ -33,11 +38,16 @@ class Claims:
         self.freed = False
         """Whether a folder that was waited for can be worked on now."""
         self._stop = stop
+        self._begun = False
         self._waiting: dict[str, str] = {}  # folder: who has it
 
     def take(self, engine: Engine) -> list[WatchPlan]:
-        """Return the folders to work on now; raise StoreError when one that is not shared belongs to another daemon."""
-        until = time.monotonic() + CLAIM_WAIT_S
+        """Return the folders to work on now.
+
+        Raises StoreError when one that is not shared belongs to another daemon, StorePausedError if it was ours before.
+        """
+        refusal, wait_s = (StorePausedError, LOST_WAIT_S) if self._begun else (StoreError, CLAIM_WAIT_S)
+        until = time.monotonic() + wait_s
         while True:
             with engine.begin() as connection:
                 mine = [plan for plan in self.plans if folders.claim(connection, plan.source, plan.root)]
@@ -46,12 +56,14 @@ class Claims:
                 refused = next((plan for plan in others if plan.once or not plan.options.shared), None)
                 if refused is None:
                     self._begin(connection, mine)
+                    self._begun = True
                     return mine
             if self._stop.is_set() or time.monotonic() > until:
-                raise StoreError(
+                raise refusal(
                     f"{refused.root} is worked on by {self._waiting[str(refused.root)]}; stop that first, or give this "
                     "daemon a name of its own in [service]"
                 )
+            notify("WATCHDOG=1")
             self._stop.wait(0.5)
 
     def _holder(self, connection: Connection, plan: WatchPlan) -> str:
@@ -63,8 +75,11 @@ class Claims:
         for plan in self.plans:
             for row in known:
                 self._compare(plan, row)
+        # What is shared stays so: another computer's folder of that path, which is not shared, holds other images.
+        earlier = {"": (self.daemon, SHARED), SHARED: ("", self.daemon)}
         for plan in mine:
-            folders.take_over(connection, plan.source, "" if plan.source else self.daemon, plan.root)
+            for before in earlier.get(plan.source, ("",)):
+                folders.take_over(connection, plan.source, before, plan.root)
         folders.start_watching(connection, self.daemon, {plan.root: plan.source for plan in self.plans})
         for path, other in self._waiting.items():
             log.warning("%s is worked on by %s; it is taken over when that ends", path, other)
@@ -74,11 +89,13 @@ class Claims:
         """Raise StoreError where a daemon beside this one watches the same files under another source."""
         if row.daemon == self.daemon or row.source == plan.source or not folders.overlap(row, plan.root):
             return
+        if not folders.is_heard_of(row):  # it ended without a word; its number may be another program's by now
+            return
         if row.host == platform.node() and psutil.pid_exists(row.pid):
             raise StoreError(
                 f"{plan.root} is watched on this computer by daemon {row.daemon}, too; set shared = true for it in both"
             )
-        if is_network(plan.root) and folders.is_heard_of(row):
+        if is_network(plan.root):
             log.warning("%s: daemon %s watches a folder of that path, too; if it is the same one, set shared = true "
                         "in both, else each image is scored twice", plan.root, row.daemon)  # fmt: skip
 

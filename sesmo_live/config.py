@@ -36,6 +36,13 @@ class Service(_Section):
 
     name: str = Field("", description="name of its own; empty: this computer's name")
 
+    @field_validator("name")
+    @classmethod
+    def _not_shared(cls, value: str) -> str:
+        if value.strip() == "*":  # db.schema.SHARED, which loads slowly
+            raise ValueError("'*' stands for shared folders")
+        return value
+
     @property
     def daemon(self) -> str:
         """The name, never empty."""

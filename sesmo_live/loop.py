@@ -35,19 +35,19 @@ BEAT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run has come, summed over its watched folders; `pending` images are seen but not done.
+    """How far a run has come, summed over its own folders, which may be none; `pending` images are seen but not done.
 
     `trouble` says in words why nothing goes on now, empty if all is well.
     """
 
-    images: int
-    scored: int
-    refused: int
-    failed: int
-    skipped: int
-    unchanged: int
-    pending: int
-    cells: int
+    images: int = 0
+    scored: int = 0
+    refused: int = 0
+    failed: int = 0
+    skipped: int = 0
+    unchanged: int = 0
+    pending: int = 0
+    cells: int = 0
     trouble: str = ""
 
 

@@ -25,6 +25,7 @@ from acquisition.witness import Witness
 from db import plates
 from db.care import check_quickly, upgrade
 from db.engine import ingest_lock, open_engine, store_errors
+from db.schema import SHARED
 from db.scores import ensure_model
 from db.sqlite import database_url, sqlite_path
 from models.backend import cap_gpu_memory
@@ -111,7 +112,8 @@ def _serve(
                 model = models[folder.options.model or settings.scoring.model]
                 key = ensure_model(connection, model.passport)
                 plan = _plan(settings, folder, model, key, read)
-                source = "" if sqlite_path(database_url(url)) or folder.options.shared else settings.service.daemon
+                own = SHARED if folder.options.shared else settings.service.daemon
+                source = "" if sqlite_path(database_url(url)) else own
                 plans.append(replace(plan, suspects=suspects, once=once, source=source))
                 _import_map(connection, folder.options)
         notify("READY=1")

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from db import incidents
 from db.engine import utc_now
 from db.plates import plate_folders
+from db.schema import SHARED
 from sesmo_live.alerts import Notifier
 from sesmo_live.config import Alerts
 from sesmo_live.ingest.intake import Intake
@@ -24,7 +25,7 @@ MEMORY = timedelta(days=3)
 
 def said_by(source: str, name: str) -> str:
     """Return how a folder or plate is called in incidents: beside its daemon's name where there are several."""
-    return f"{source}: {name}" if source else name
+    return name if source in ("", SHARED) else f"{source}: {name}"
 
 
 class Vigil:

@@ -50,6 +50,7 @@ def test_every_field_is_described() -> None:
         ("[scoring]\nmodle = 'x'\n", "no setting 'scoring.modle'; did you mean 'model'"),
         ("[[watch]]\nfolder = 'a'\nchanel = '1'\n", "no setting 'watch.1.chanel'; did you mean 'channel'"),
         ("[watching]\nscan_interval_s = 0\n", "watching.scan_interval_s: Input should be greater than 0"),
+        ("[service]\nname = '*'\n", "'*' stands for shared folders"),
         ("[[watch]]\nfolder = 'a'\nplate_wells = 97\n", "plates have 6, 12, 24"),
         ("[[watch]]\nfolder = 'a'\ntimezone = 'Berlin'\n", "'Berlin' is no time zone; write one such as Europe/Berlin"),
         ("[[watch]]\nplate = 'P'\n", "watch.1.folder: Field required"),

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import func, select, text
 
 from db import copying, folders
+from db.care import migration_config
 from db.copying import copy_database
-from db.engine import ingest_lock, open_engine, open_reader
+from db.engine import ingest_lock, open_engine, open_reader, schema_revision
 from db.plates import find_or_add_plate
 from db.schema import Cell, Image
 from sesmo_live.doctor.database import last_rate, looking, newest_moments
@@ -186,6 +188,21 @@ def test_what_is_not_empty_or_in_use_or_not_there_is_refused(
         raw.execute("UPDATE alembic_version SET version_num = '0003'")
         raw.commit()
     assert "has the older schema 0003; run" in sentence(sesmo("db", "copy", screen, empty, code=3))
+    old = tmp_path / "old.db"
+    with open_engine(old, write=True, create=True).begin() as connection:
+        command.upgrade(migration_config(connection), "0003")
+        plate = "'P', 'p', 'r', '/f', '', 96, 'Phase', 0, '', '{}', '[0]', 3600, NULL, '2026-11-30 12:00:00'"
+        connection.execute(text(f"INSERT INTO plate VALUES (1, {plate})"))
+        values = "1, '/f/a', 'a', 0, 1, 1, 'Phase', 0, 5, 5, 'file', 'scored', '', 2, '2026-11-30 12:00:00', ''"
+        columns = "id, path, name, page, generation, plate_id, channel, z, size, mtime_ns, acquired_from"
+        more = "state, reason, attempts, seen_at, excluded"
+        connection.execute(text(f"INSERT INTO image ({columns}, {more}) VALUES ({values})"))
+        model = "'m', '', '{}', '2026-11-30 12:00:00'"
+        connection.execute(text(f"INSERT INTO model VALUES (1, {model})"))
+        connection.execute(text("INSERT INTO cell VALUES (1, 1, 0, 1.5, 2.5, 0.5)"))
+    before = old.read_bytes()
+    assert "old.db holds rows of" in sentence(sesmo("db", "copy", url, old, code=2))
+    assert (old.read_bytes(), schema_revision(open_engine(old))) == (before, "0003")
     daemon = open_engine(url, write=True)
     with daemon.begin() as connection:
         assert folders.claim(connection, "scope", Path("/acq"))

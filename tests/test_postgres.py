@@ -93,7 +93,11 @@ def test_a_write_transaction_excludes_others_from_its_beginning_and_readers_do_n
             hasty.begin(),
         ):
             pass
+        assert store_answers(postgres_url), "others write, so that it can be written"
     assert store_answers(postgres_url)
+    with psycopg.connect(postgres_url) as theirs:
+        theirs.execute("LOCK TABLE alembic_version")
+        assert not store_answers(postgres_url), "another program's lock"
     with open_reader(postgres_url).connect() as reader:
         assert ledger.image_counts(reader) == {"pending": 1}
         with engine.begin() as connection:
@@ -266,8 +270,17 @@ def test_a_server_that_is_down_or_refuses_is_one_sentence(
 def test_the_driver_need_not_be_named_and_its_password_is_not_told() -> None:
     assert database_url("postgres://me:secret@host/db") == "postgresql://me:secret@host/db"
     assert display_name("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    query = "sslmode=require&p%61ssword=geheim&sslpassword=geheim&password=geheim%26x&oauth_client_secret=geheim"
+    assert display_name(f"postgresql://me@host/db?{query}") == (
+        "postgresql://me@host/db?oauth_client_secret=***&password=***&password=***&sslmode=require&sslpassword=***"
+    )
     assert open_engine("postgresql://me@host/db").dialect.driver == "psycopg"
-    for wrong in ("postgresql://host", "postgresql://me:s3cret@host:port/db", "nonsense://x"):
+    for wrong in (
+        "postgresql://host",
+        "postgresql://me:s3cret@host:port/db",
+        "nonsense://x",
+        "my://x/y?password=s3cret",
+    ):
         with pytest.raises(UsageError, match="is no database of ours") as caught:
             open_engine(wrong)
         assert "s3cret" not in str(caught.value)

@@ -41,7 +41,7 @@ class WatchPlan:
     suspects: MutableMapping[str, list[int]] = field(default_factory=dict)
     once: bool = False
     source: str = ""
-    """Whose the paths below `root` are in the database: this daemon's, by its name; "": every daemon's."""
+    """Whose the paths below `root` are in the database: this daemon's, by its name; SHARED; "" in a SQLite file."""
     barcodes: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -1,12 +1,14 @@
 """Many daemons, one PostgreSQL database: real processes that are killed, a real server that is restarted."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from sesmo_live import claims, service
+from db import folders
+from db.copying import copy_database
+from db.engine import open_engine
+from db.schema import SHARED
+from sesmo_live import claims, service, session
 from sesmo_live.config import Database, Service, Settings
 from sesmo_live.doctor.database import check_database
 from sesmo_live.errors import StoreError, UsageError
+from sesmo_live.loop import Progress
 from tests.conftest import settings, write_image
 from tests.postgres import Server
-from tests.stub import write_stub_model
+from tests.stub import lazy_stub, write_stub_model
 
 pytestmark = pytest.mark.postgres
 
@@ -145,7 +152,7 @@ def test_three_daemons_score_every_image_once_though_they_are_killed(tmp_path: P
             wait_until(lambda most=total - 20: scored(url) > most, daemons, 120)  # type: ignore[misc]
             if first < 12:
                 victim = daemons[first // 6]
-                holds = ask(url, "SELECT daemon FROM watched_folder WHERE source = '' AND mode NOT LIKE 'waited%'")
+                holds = ask(url, "SELECT daemon FROM watched_folder WHERE source = '*' AND mode NOT LIKE 'waited%'")
                 if first == 6 and holds:  # once surely the one that works on the shared folder
                     victim = next(daemon for daemon in daemons if daemon.name == holds[0][0])
                 assert victim.end(signal.SIGKILL) == -signal.SIGKILL
@@ -158,12 +165,12 @@ def test_three_daemons_score_every_image_once_though_they_are_killed(tmp_path: P
         runs = ask(url, "SELECT source, count(*) FROM plate WHERE key = 'plate7' GROUP BY source ORDER BY source")
         assert runs == [("scope1", 1), ("scope2", 1), ("scope3", 1)], "three plates of one name and day are three runs"
         assert ask(url, "SELECT DISTINCT source FROM image ORDER BY source") == [
-            ("",),
+            ("*",),
             ("scope1",),
             ("scope2",),
             ("scope3",),
         ]
-        working = ask(url, "SELECT count(*) FROM watched_folder WHERE source = '' AND mode NOT LIKE 'waited%'")
+        working = ask(url, "SELECT count(*) FROM watched_folder WHERE source = '*' AND mode NOT LIKE 'waited%'")
         assert working == [(1,)], "one daemon at a time works on the shared folder"
         said = [finding.found for finding in check_database(url) if finding.state == "ok"]
         assert any("PostgreSQL" in text and "UTF8" in text for text in said), said
@@ -208,41 +215,118 @@ def test_the_server_is_restarted_in_mid_run(tmp_path: Path, postgres_server: Ser
         assert not any("Traceback" in daemon.said for daemon in running), said
 
 
-@pytest.mark.usefixtures("stub_scorer")
-def test_two_daemons_of_one_name_or_one_computers_folder_are_refused(
-    tmp_path: Path, postgres_server: Server, stub_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, own, stop = postgres_server.migrated_database(), tmp_path / "acquisition", threading.Event()
-    write_image(own / "PLATE7" / "A01_f1_t1_cPhase_z0.tif", 1)
-    write_image(tmp_path / "old" / "A01_f1_t1_cPhase_z0.tif", 2)
+@pytest.fixture
+def plan(tmp_path: Path, stub_model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """Return what makes the settings of a daemon in this process: its database, folder and name."""
+    monkeypatch.setattr(service, "lazy_scorer", lazy_stub)
     monkeypatch.setattr(claims, "CLAIM_WAIT_S", 0.5)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
 
-    def plan(folder: Path, name: str, **watch: object) -> Settings:
+    def make(url: str, folder: Path, name: str, **watch: object) -> Settings:
         made = settings(folder, tmp_path, stub_model, **watch)
         one, service_ = made.model_copy(update={"database": Database(url=url)}), Service(name=name)
         scoring = made.scoring.model_copy(update={"refuse": False})
         return one.model_copy(update={"service": service_, "scoring": scoring})
 
-    daemon = threading.Thread(target=service.run, args=(plan(own, "scope1"), stop))
+    return make
+
+
+@contextmanager
+def daemon_in_process(plan: Settings, seen: list[Progress]) -> Iterator[Future[Any]]:
+    """Run a daemon on a thread; its failure is the test's."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        daemon = pool.submit(service.run, plan, stop, seen.append)
+        try:
+            yield daemon
+        finally:
+            stop.set()
+        daemon.result(60)
+
+
+def test_a_daemon_that_has_only_a_folder_of_anothers_waits_for_it(
+    tmp_path: Path, postgres_server: Server, plan: Callable[..., Settings]
+) -> None:
+    url, nas, seen = postgres_server.migrated_database(), tmp_path / "nas", list[Progress]()
+    write_image(nas / "A01_f1_t1_cPhase_z0.tif", 1)
+    standby = plan(url, nas, "scope2", shared=True)
+    other = open_engine(url, write=True)
+    with other.begin() as connection:
+        assert folders.claim(connection, SHARED, nas)
+    with daemon_in_process(standby, seen) as daemon:
+        wait_until(lambda: daemon.done() or len(seen) > 2, [])
+        assert not daemon.done(), daemon.exception()
+        assert ask(url, "SELECT count(*) FROM watched_folder WHERE mode LIKE 'waited for%'") == [(1,)]
+        assert set(seen) == {Progress()}
+        other.dispose()  # as when the other daemon ends
+        wait_until(lambda: daemon.done() or scored(url) == 1, [])
+    assert seen[-1].scored == 1
+
+
+def test_a_daemon_waits_until_the_server_has_let_go_of_its_cut_connection(
+    tmp_path: Path, postgres_server: Server, plan: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, own, seen = postgres_server.migrated_database(), tmp_path / "acquisition", list[Progress]()
+    monkeypatch.setattr(session, "STORE_RETRY_S", 0.3)
+    monkeypatch.setattr(claims, "LOST_WAIT_S", 0.6)
+    write_image(own / "A01_f1_t1_cPhase_z0.tif", 1)
+    cut = (
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'sesmo-live' "
+        "AND datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with daemon_in_process(plan(url, own, "scope1"), seen) as daemon:
+        wait_until(lambda: daemon.done() or scored(url) == 1, [])
+        dead = open_engine(url, write=True)  # it keeps the locks as a server does that has not noticed yet
+        with dead.begin() as connection:
+            connection.exec_driver_sql(cut)
+            assert folders.claim(connection, "scope1", own)
+        wait_until(lambda: daemon.done() or "acquisition is worked on by" in seen[-1].trouble, [])
+        assert not daemon.done(), daemon.exception()
+        dead.dispose()
+        write_image(own / "A02_f1_t1_cPhase_z0.tif", 2)
+        wait_until(lambda: daemon.done() or scored(url) == 2, [])
+
+
+def test_two_daemons_of_one_name_or_one_computers_folder_are_refused(
+    tmp_path: Path, postgres_server: Server, plan: Callable[..., Settings]
+) -> None:
+    url, own, stop = postgres_server.migrated_database(), tmp_path / "acquisition", threading.Event()
+    write_image(own / "PLATE7" / "A01_f1_t1_cPhase_z0.tif", 1)
+    write_image(tmp_path / "old" / "A01_f1_t1_cPhase_z0.tif", 2)
+
+    killed = "now() AT TIME ZONE 'UTC' - interval '61 seconds'"
+    values = f"'gone', '{own}', 'gone', {os.getpid()}, '{platform.node()}', '', '', {killed}, {killed}"
+    columns = "daemon, path, source, pid, host, mode, trouble, started_at, beat_at"
+    with psycopg.connect(url) as connection:  # by a daemon whose process number this program has by now
+        connection.execute(f"INSERT INTO watched_folder ({columns}) VALUES ({values})".encode())
+    daemon = threading.Thread(target=service.run, args=(plan(url, own, "scope1"), stop))
     daemon.start()
     try:
         wait_until(lambda: scored(url) == 1, [])
         with pytest.raises(StoreError, match=r"PLATE7 is worked on by another sesmo-live; stop that"):
-            service.score_folder(plan(own / "PLATE7", "scope1"))
+            service.score_folder(plan(url, own / "PLATE7", "scope1"))
         with pytest.raises(StoreError, match="is watched on this computer by daemon scope1, too; set"):
-            service.score_folder(plan(own, "twin"))
-        done = service.score_folder(plan(tmp_path / "old", "scope1"))  # beside the daemon, and under its name
+            service.score_folder(plan(url, own, "twin"))
+        done = service.score_folder(plan(url, tmp_path / "old", "scope1"))  # beside the daemon, and under its name
         assert done.progress.scored == 1
-        again = service.score_folder(plan(tmp_path / "old", "scope1"))
+        again = service.score_folder(plan(url, tmp_path / "old", "scope1"))
         assert (again.progress.scored, again.progress.unchanged) == (0, 1)
-        shared = plan(tmp_path / "old", "scope1", shared=True)  # what was its own becomes shared, and stays scored
+        shared = plan(url, tmp_path / "old", "scope1", shared=True)  # what was its own becomes shared, and stays scored
         local = shared.model_copy(update={"database": Database(url=str(tmp_path / "s.db"))})
         with pytest.raises(UsageError, match="cannot be shared through a SQLite file"):
             service.score_folder(local)
         assert service.score_folder(shared).progress.unchanged == 1
+        alien = service.score_folder(plan(url, tmp_path / "old", "scope2"))  # another computer's path, as it says
+        assert alien.progress.scored == 1
+        assert service.score_folder(shared).progress.unchanged == 1, "what is shared is not taken"
     finally:
         stop.set()
         daemon.join(60)
     assert not daemon.is_alive()
-    assert ask(url, "SELECT source, count(*) FROM image GROUP BY source ORDER BY source") == [("", 1), ("scope1", 1)]
+    assert ask(url, "SELECT source, count(*) FROM image GROUP BY source ORDER BY source") == [
+        ("*", 1),
+        ("scope1", 1),
+        ("scope2", 1),
+    ]
+    copy_database(url, back := tmp_path / "back.db")
+    assert service.score_folder(plan(str(back), tmp_path / "old", "scope1")).progress.unchanged == 1
