@@ -302,7 +302,7 @@ def age_text(seconds: float | None) -> str:
 def quality_text(quality: Mapping[str, Any]) -> str:
     """Return what was measured of a field, in the few figures that a reader can judge; see docs/refusal.md."""
     sharp = quality.get("cell_sharpness", quality.get("tile_sharpness"))
-    covered = quality.get("structure")
+    covered = quality.get("coverage")
     found = [
         None if sharp is None else f"sharpness {sharp:.2f}",
         None if covered is None else f"{covered:.0%} covered",
