@@ -40,7 +40,8 @@ def bad_night(tmp_path: Path, model: Path, files: int, kills: int, seed: int) ->
         kill(process)
     writing.join()
     amid = query(db, "SELECT COUNT(*) FROM image WHERE state = 'scored'")[0][0]
-    with running(daemon, config):
+    with running(daemon, config) as process:
+        wait_until_watching(db, process)  # all may be done already, and SIGTERM is for one that runs
         states = wait_until_done(db, files, 120)
     faults = microscope.faults(db)
     with closing(sqlite3.connect(db)) as connection:

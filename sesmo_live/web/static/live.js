@@ -72,17 +72,25 @@
   }, 60);
   addEventListener("pointerdown", () => { pressed = true; }, true);
   for (const name of ["pointerup", "pointercancel", "blur"]) addEventListener(name, release, true);
-  let unfolded = [];
+  // What a person unfolded stays so: two fragments may come at once, so that no swap may decide it by what it finds.
+  const unfolded = new Set();
+  document.addEventListener("toggle", ({ target }) => {
+    if (target.id && target.matches("details")) unfolded[target.open ? "add" : "delete"](target.id);
+  }, true);
   document.addEventListener("htmx:beforeSwap", (event) => {
     const { target, serverResponse, xhr } = event.detail;
     if (xhr.status !== 200) return;
     if (pressed) { event.detail.shouldSwap = false; missed = true; return; }
     if (shown.get(target) === serverResponse) event.detail.shouldSwap = false;
     shown.set(target, serverResponse);
-    unfolded = [...document.querySelectorAll("details[id][open]")].map((item) => item.id);
   });
   document.addEventListener("htmx:afterSettle", () => {
-    for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
+    for (const id of unfolded) {
+      const item = document.getElementById(id);
+      if (!item || item.open) continue;
+      htmx.process(item); // what it fetches when it is unfolded: htmx may not have seen it yet
+      item.open = true;
+    }
   });
 
   // A fragment that could not be had is said, and asked for again with the next change.
